@@ -1,0 +1,115 @@
+"""Where each artefact lies and how it is written: a path is a function of nnU-Net's own names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atlas_nnunet.errors import AtlasError
+
+ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def root(variable: str) -> Path:
+    """One of nnU-Net's three folders.
+
+    Raises:
+        AtlasError: the environment variable is not set.
+    """
+    if not os.environ.get(variable):
+        raise AtlasError(
+            f"environment variable {variable} is not set",
+            do=f'export {variable}=/a/folder, or: eval "$(atlas-nnunet env --root /a/folder)"',
+        )
+    return Path(os.environ[variable])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The files of one data set, by nnU-Net's name for it (Dataset701_AbdomenAtlas11Mini)."""
+
+    name: str
+
+    @property
+    def raw(self) -> Path:
+        return root("nnUNet_raw") / self.name
+
+    @property
+    def preprocessed(self) -> Path:
+        return root("nnUNet_preprocessed") / self.name
+
+    @property
+    def results(self) -> Path:
+        return root("nnUNet_results") / self.name
+
+    @property
+    def conversion(self) -> Path:
+        """Provenance and label status of every case; `preprocess` takes a copy along."""
+        return self.raw / "conversion.json"
+
+    @property
+    def conversion_for_training(self) -> Path:
+        return self.preprocessed / "conversion.json"
+
+    @property
+    def fingerprint(self) -> Path:
+        return self.preprocessed / "dataset_fingerprint.json"
+
+    @property
+    def fingerprint_records(self) -> Path:
+        """One record a case, so that adding a case reads that case only."""
+        return self.preprocessed / "atlas_nnunet" / "fingerprint"
+
+    def plans(self, plans_name: str) -> Path:
+        return self.preprocessed / f"{plans_name}.json"
+
+    def transferred(self, plans_name: str, configuration: str) -> Path:
+        folder = self.preprocessed / "atlas_nnunet"
+        return folder / f"{plans_name}__{configuration}.transferred.pth"
+
+    def transfer_report(self, plans_name: str, configuration: str) -> Path:
+        folder = self.preprocessed / "atlas_nnunet"
+        return folder / f"{plans_name}__{configuration}.transfer_report.json"
+
+    def run(self, trainer: str, plans_name: str, configuration: str, fold: str) -> Path:
+        """nnU-Net's folder for one training (nnUNetTrainer.py:132-135, nnunetv2 2.8.1)."""
+        return self.results / f"{trainer}__{plans_name}__{configuration}" / f"fold_{fold}"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; it becomes `path` only if nothing went wrong.
+
+    The temporary name keeps the file ending (writers look at it) and carries the process
+    number, so that two runs at once do not write into one file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, sort_keys: bool = True) -> None:
+    """Write JSON whole or not at all. `sort_keys=False` where order means something to nnU-Net."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, sort_keys=sort_keys) + "\n")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_hash(content: Any) -> str:
+    """sha256 of a JSON value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""atlas-nnunet plan: fingerprint -> plans."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+from atlas_nnunet.artefacts import Dataset, root
+from atlas_nnunet.errors import PlanError
+from atlas_nnunet.host import dataset_name, find_planner
+from atlas_nnunet.plan.presets import PRESETS
+
+# Options that become settings of the plan's training section (training/settings.py).
+SETTINGS = {
+    "schedule": str,
+    "epochs": int,
+    "iterations": int,
+    "val_iterations": int,
+    "learning_rate": float,
+    "optimizer": str,
+    "weight_decay": float,
+    "seed": int,
+    "save_every": int,
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="number (701) or name (Dataset701_AbdomenAtlas11Mini)")
+    parser.add_argument(
+        "-pl", dest="planner", default="AtlasPretrainPlanner",
+        help="AtlasPretrainPlanner (default), AtlasTransferPlanner, or a planner of nnunetv2",
+    )  # fmt: skip
+    parser.add_argument("-p", dest="plans", help="name of the plans file; default: the planner's")
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE",
+        help="the source, for AtlasTransferPlanner: a checkpoint, or a plans file beside its "
+        "dataset.json",
+    )  # fmt: skip
+    parser.add_argument("-c", dest="configuration", default="3d_fullres",
+                        help="the configuration of --from, where it is a plans file")  # fmt: skip
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="resenc_m",
+        help="; ".join(f"{name}: {p.purpose}" for name, p in PRESETS.items()),
+    )  # fmt: skip
+    parser.add_argument("--memory-gb", type=float, help="GPU memory to fill, not the preset's")
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, metavar="MM",
+        help="spacing of 3d_fullres, (z, y, x) mm, instead of nnU-Net's choice",
+    )  # fmt: skip
+    parser.add_argument("--no-final-validation", action="store_true",
+                        help="do not predict the validation cases after training")  # fmt: skip
+    for name, kind in SETTINGS.items():
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=kind, help="setting of the training, kept in the plan")
+    parser.epilog = (
+        "example:\n  atlas-nnunet plan 701 --preset resenc_l\n"
+        "  atlas-nnunet plan 507 -pl AtlasTransferPlanner --from fold_all/checkpoint_final.pth"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    name = dataset_name(args.dataset, root("nnUNet_raw"), root("nnUNet_preprocessed"))
+    if not Dataset(name).fingerprint.is_file():
+        raise PlanError(
+            "no fingerprint", where=str(Dataset(name).fingerprint),
+            do=f"atlas-nnunet fingerprint {name}",
+        )  # fmt: skip
+    kind = find_planner(args.planner)
+    ours = kind.__module__.startswith("atlas_nnunet.")
+    planner = kind(name, **(_our_options(args, kind) if ours else _host_options(args)))
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):  # the host prints every configuration as a dict
+        plans = planner.plan_experiment()
+    print(planner.explain(plans) if ours else log.getvalue())
+    print(f"written: {Dataset(name).plans(planner.plans_identifier)}")
+    return 0
+
+
+def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
+    settings = {setting: getattr(args, setting) for setting in SETTINGS}
+    if args.no_final_validation:
+        settings["final_validation"] = False
+    options: dict[str, Any] = {
+        "preset": args.preset,
+        "training": settings,
+        "memory_target_gb": args.memory_gb,
+        "plans_name": args.plans,
+        "overwrite_target_spacing": args.spacing,
+    }
+    if hasattr(kind, "read_source"):
+        if args.source is None:
+            raise PlanError(
+                f"{args.planner} needs a source network",
+                do="give --from CHECKPOINT.pth, or --from PLANS.json beside its dataset.json",
+            )
+        options["source"] = kind.read_source(args.source, args.configuration)
+    return options
+
+
+def _host_options(args: argparse.Namespace) -> dict[str, Any]:
+    given = {"plans_name": args.plans, "overwrite_target_spacing": args.spacing,
+             "gpu_memory_target_in_gb": args.memory_gb}  # fmt: skip
+    return {k: v for k, v in given.items() if v is not None}

@@ -1,0 +1,117 @@
+"""One case, preprocessed by nnU-Net's own code, known by a hash of all it was made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atlas_nnunet.artefacts import content_hash, file_hash, write_json
+from atlas_nnunet.host import resolve_configuration, versions
+from atlas_nnunet.rawdata import RawCase
+
+ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # what nnUNetDatasetBlosc2 writes, nnunetv2 2.8.1
+
+# Parts of a plan that decide the preprocessed arrays; a new learning rate does not redo a case.
+PLAN_KEYS = ("transpose_forward", "image_reader_writer", "label_manager",
+             "foreground_intensity_properties_per_channel")  # fmt: skip
+CONFIGURATION_KEYS = ("spacing", "normalization_schemes", "use_mask_for_norm", "patch_size",
+                      "preprocessor_name", "resampling_fn_data", "resampling_fn_data_kwargs",
+                      "resampling_fn_seg", "resampling_fn_seg_kwargs")  # fmt: skip
+
+
+def recipe(plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> str:
+    """Hash of what, beside the case's own files, decides its arrays."""
+    config = resolve_configuration(plans, configuration)
+    return content_hash(
+        [
+            {key: plans.get(key) for key in PLAN_KEYS},
+            {key: config.get(key) for key in CONFIGURATION_KEYS},
+            [dataset_json["labels"], dataset_json.get("regions_class_order")],
+            versions(),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case to preprocess.
+
+    Attributes:
+        case: Identifier.
+        raw: Its files.
+        plans: Path of the plans file.
+        dataset_json: Path of dataset.json.
+        configuration: Name.
+        recipe: See `recipe`.
+        folder: Where arrays go (the configuration's data identifier).
+        records: Where the case's record goes, written last.
+    """
+
+    case: str
+    raw: RawCase
+    plans: Path
+    dataset_json: Path
+    configuration: str
+    recipe: str
+    folder: Path
+    records: Path
+
+    @property
+    def record(self) -> Path:
+        return self.records / f"{self.case}.json"
+
+    def outputs(self) -> dict[str, Path]:
+        return {ending: self.folder / f"{self.case}{ending}" for ending in ENDINGS}
+
+
+def preprocess_case(job: Job) -> bool:
+    """Run stock preprocessing for a case unless its record says that it is done.
+
+    Returns:
+        True if there was work to do.
+    """
+    inputs = {p.name: file_hash(p) for p in (*job.raw.images, job.raw.label)}
+    wanted = content_hash([job.recipe, inputs])
+    if _is_done(job, wanted):
+        return False
+    # The host writes under its own names; a folder of ours on the same disk makes that atomic.
+    scratch = job.folder / f".partial-{os.getpid()}-{job.case}"
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        _run_host(job, scratch / job.case)
+        job.record.unlink(missing_ok=True)
+        for ending, target in job.outputs().items():
+            os.replace(scratch / f"{job.case}{ending}", target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    sizes = {ending: path.stat().st_size for ending, path in job.outputs().items()}
+    write_json(job.record, {"key": wanted, "bytes": sizes})
+    return True
+
+
+def _is_done(job: Job, wanted: str) -> bool:
+    if not job.record.is_file():
+        return False
+    record = json.loads(job.record.read_text())
+    sizes = {e: p.stat().st_size for e, p in job.outputs().items() if p.is_file()}
+    return record["key"] == wanted and record["bytes"] == sizes
+
+
+def _run_host(job: Job, truncated: Path) -> None:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(str(job.plans))
+    configuration = manager.get_configuration(job.configuration)
+    configuration.preprocessor_class(verbose=False).run_case_save(
+        str(truncated),
+        [str(p) for p in job.raw.images],
+        str(job.raw.label),
+        manager,
+        configuration,
+        json.loads(job.dataset_json.read_text()),
+    )

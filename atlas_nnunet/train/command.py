@@ -1,0 +1,75 @@
+"""atlas-nnunet train: what nnUNetv2_train does, found without `env` and resumed without `--c`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
+from atlas_nnunet.errors import PlanError
+from atlas_nnunet.host import dataset_name, read_json, run_host_training, use_our_trainers
+
+RECORD = "atlas_train.json"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="number (701) or name (Dataset701_AbdomenAtlas11Mini)")
+    parser.add_argument("configuration", help="3d_fullres, 3d_lowres, 2d, ...")
+    parser.add_argument("fold", help="0 to 4, or all")
+    parser.add_argument("-tr", dest="trainer", default="AtlasPretrainTrainer")
+    parser.add_argument("-p", dest="plans", default="AtlasPretrainPlans")
+    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="train anew where the plan or the data have changed")  # fmt: skip
+    parser.epilog = (
+        "example:\n  atlas-nnunet train 701 3d_fullres all\n"
+        "the same with nnU-Net's own command:\n"
+        '  eval "$(atlas-nnunet env)"\n'
+        "  nnUNetv2_train 701 3d_fullres all -tr AtlasPretrainTrainer -p AtlasPretrainPlans"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed")))
+    folder = dataset.run(args.trainer, args.plans, args.configuration, args.fold)
+    key = _made_of(dataset, args)
+    record = folder / RECORD
+    known = json.loads(record.read_text())["key"] if record.is_file() else None
+    started = any((folder / f"checkpoint_{n}.pth").is_file() for n in ("final", "latest", "best"))
+    if known not in (None, key) and started and not args.overwrite:
+        raise PlanError(
+            "this run was trained with another plan, other data or other starting weights",
+            where=str(folder),
+            do="give --overwrite to train anew, or plan under another name with -p",
+        )
+    if known == key and (folder / "checkpoint_final.pth").is_file():
+        print(f"done before: {folder / 'checkpoint_final.pth'}")
+        return 0
+    write_json(record, {"key": key})
+    use_our_trainers()
+    run_host_training(
+        dataset.name, args.configuration, args.fold, args.trainer, args.plans, args.device,
+        resume=known == key and started,
+    )  # fmt: skip
+    print(f"written: {folder / 'checkpoint_final.pth'}")
+    return 0
+
+
+def _made_of(dataset: Dataset, args: argparse.Namespace) -> str:
+    """Hash of plan, labels, label status, split, starting weights and preprocessed cases."""
+    plans_file = dataset.plans(args.plans)
+    plans = read_json(plans_file, f"atlas-nnunet plan {dataset.name} -p {args.plans}")
+    configuration = plans["configurations"].get(args.configuration, {})
+    cases = dataset.preprocessed / "atlas_nnunet" / configuration.get("data_identifier", "")
+    records = {p.name: file_hash(p) for p in sorted(cases.glob("*.json"))}
+    files: list[Path] = [
+        dataset.preprocessed / "dataset.json",
+        dataset.conversion_for_training,
+        dataset.preprocessed / "splits_final.json",
+    ]
+    if args.trainer == "AtlasTransferTrainer":
+        files.append(dataset.transferred(args.plans, args.configuration))
+    hashes = [file_hash(p) if p.is_file() else None for p in files]
+    return content_hash([plans, records, hashes, args.device, os.environ.get("nnUNet_compile")])

@@ -1,0 +1,208 @@
+"""AtlasPretrainTrainer: nnU-Net's training, told what is not labelled, as long as its plan says.
+
+    eval "$(atlas-nnunet env)"
+    nnUNetv2_train 701 3d_fullres all -tr AtlasPretrainTrainer -p AtlasPretrainPlans
+
+nnU-Net may import this file as a top-level module and forget it afterwards (find_objects.py,
+nnunetv2 2.8.1), so: absolute imports only, a name no other module has, nothing defined here that
+a worker process would have to unpickle.
+"""
+
+from typing import Any
+
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from atlas_nnunet.artefacts import Dataset
+from atlas_nnunet.errors import PlanError
+from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
+from atlas_nnunet.training.loss import (
+    DeepSupervision,
+    MarginalLoss,
+    RegionLoss,
+    Regions,
+    deep_supervision_factors,
+)
+from atlas_nnunet.training.precision import choose_precision
+from atlas_nnunet.training.schedule import ALL, HEAD, PhaseScheduler
+from atlas_nnunet.training.settings import of_plans
+from atlas_nnunet.training.status import StatusWeights
+from atlas_nnunet.training.steps import confusion
+from atlas_nnunet.training.weights import bare
+
+OPTIMIZERS = {
+    "sgd": (torch.optim.SGD, {"momentum": 0.99, "nesterov": True}),  # nnUNetTrainer.py, 2.8.1
+    "adamw": (torch.optim.AdamW, {}),  # SuPreM: supervised_pretraining/train.py
+}
+
+
+class AtlasPretrainTrainer(nnUNetTrainer):
+    """Dice + cross-entropy weighted by label status; length, rates and seed from the plan."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - the host's signature, verbatim
+    ) -> None:
+        # The host looks its own parameters up by the names in this signature
+        # (nnUNetTrainer.py:115-117, nnunetv2 2.8.1): adding one raises KeyError.
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.training = of_plans(self.plans_manager.plans)
+        self.num_epochs = self.training.epochs
+        self.num_iterations_per_epoch = self.training.iterations
+        self.num_val_iterations_per_epoch = self.training.val_iterations
+        self.initial_lr = self.training.learning_rate
+        self.weight_decay = self.training.weight_decay
+        self.save_every = self.training.save_every
+        self.precision = choose_precision(self.device)
+        if not self.precision.needs_scaler:
+            self.grad_scaler = None
+
+    def initialize(self) -> None:
+        if self.label_manager.has_ignore_label:
+            raise PlanError(
+                "nnU-Net's ignore label is not supported by the loss of this trainer",
+                where=self.plans_manager.dataset_name,
+                do="train with -tr nnUNetTrainer, or convert the set with label status instead",
+            )
+        seed_everything(self.training.seed)
+        super().initialize()
+        dataset = Dataset(self.plans_manager.dataset_name)
+        self.status = StatusWeights.of_dataset(self.dataset_json, dataset.conversion_for_training)
+        self.regions = (
+            Regions(self.label_manager.foreground_regions).to(self.device)
+            if self.label_manager.has_regions
+            else None
+        )
+        self.print_to_log_file(self.status.summary())
+        self.print_to_log_file(f"precision: {self.precision.dtype} ({self.precision.because})")
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhaseScheduler]:
+        named = list(bare(self.network).named_parameters())
+        groups = [
+            {"name": HEAD, "params": [p for n, p in named if ".seg_layers." in n]},
+            {"name": ALL, "params": [p for n, p in named if ".seg_layers." not in n]},
+        ]
+        kind, options = OPTIMIZERS[self.training.optimizer]
+        optimizer = kind(groups, self.initial_lr, weight_decay=self.weight_decay, **options)
+        return optimizer, PhaseScheduler(optimizer, self.training.phases)
+
+    def _build_loss(self) -> torch.nn.Module:
+        kind = RegionLoss if self.label_manager.has_regions else MarginalLoss
+        loss = kind(self.configuration_manager.batch_dice)
+        if not self.enable_deep_supervision:
+            return loss
+        scales = self._get_deep_supervision_scales()
+        return DeepSupervision(loss, deep_supervision_factors(len(scales)))
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
+        rotation, dummy_2d, initial, axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        first = 3 - len(self.configuration_manager.patch_size)  # a slice's axes are a volume's 1, 2
+        axes = tuple(a for a in axes if a + first in self.training.mirror_axes)
+        self.inference_allowed_mirroring_axes = axes
+        return rotation, dummy_2d, initial, axes
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As the host does, in an order that no file system decides."""
+        train, val = super().do_split()
+        return sorted(train), sorted(val)
+
+    def get_dataloaders(self) -> tuple[Batches, Batches]:
+        scales = self._get_deep_supervision_scales()
+        patch = self.configuration_manager.patch_size
+        rotation, dummy_2d, initial, axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        labels = self.label_manager.foreground_labels
+        # regions=None: label maps travel, regions are looked up on the device (training/loss.py).
+        common = {"is_cascaded": self.is_cascaded, "foreground_labels": labels, "regions": None}
+        train_transforms = self.get_training_transforms(
+            patch, rotation, scales, axes, dummy_2d,
+            use_mask_for_norm=self.configuration_manager.use_mask_for_norm, **common,
+        )  # fmt: skip
+        val_transforms = self.get_validation_transforms(scales, **common)
+        train, val = self.get_tr_and_val_datasets()
+        workers = get_allowed_n_proc_DA()
+        per_epoch = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
+        return (
+            self._batches("train", train, initial, train_transforms, per_epoch[0], workers),
+            self._batches("val", val, patch, val_transforms, per_epoch[1], workers // 2),
+        )
+
+    def _batches(
+        self, stream: str, cases: Any, patch: Any, transforms: Any, per_epoch: int, workers: int
+    ) -> Batches:
+        loader = nnUNetDataLoader(
+            cases, self.batch_size, patch, self.configuration_manager.patch_size,
+            self.label_manager, self.oversample_foreground_percent,
+            probabilistic_oversampling=self.probabilistic_oversampling, transforms=transforms,
+        )  # fmt: skip
+        seeded = SeededBatches(loader, self.training.seed, self.local_rank, stream)
+        start, stop = self.current_epoch * per_epoch, self.num_epochs * per_epoch
+        return Batches(seeded, start, stop, workers, pin_memory=self.device.type == "cuda")
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        self.dataloader_train = self.dataloader_val = None  # ends their workers
+
+    def _to_device(self, batch: dict) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        target = batch["target"]
+        targets = [t.to(self.device, non_blocking=True) for t in _as_list(target)]
+        if self.regions is not None:
+            targets = [self.regions(t) for t in targets]
+        data = batch["data"].to(self.device, non_blocking=True)
+        return data, targets, self.status(batch["keys"], self.device)
+
+    def _loss_of(self, outputs: Any, targets: list, weights: torch.Tensor) -> torch.Tensor:
+        if self.enable_deep_supervision:
+            return self.loss(outputs, targets, weights)
+        return self.loss(outputs, targets[0], weights)
+
+    def train_step(self, batch: dict) -> dict:
+        data, targets, weights = self._to_device(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.precision.autocast():
+            outputs = self.network(data)
+        loss = self._loss_of(outputs, targets, weights)
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+            self.optimizer.step()
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def validation_step(self, batch: dict) -> dict:
+        data, targets, weights = self._to_device(batch)
+        with self.precision.autocast():
+            outputs = self.network(data)
+        loss = self._loss_of(outputs, targets, weights)
+        finest = outputs[0] if self.enable_deep_supervision else outputs
+        tp, fp, fn = confusion(finest, targets[0], weights, self.label_manager.has_regions)
+        return {
+            "loss": loss.detach().cpu().numpy(),
+            "tp_hard": tp.cpu().numpy(),
+            "fp_hard": fp.cpu().numpy(),
+            "fn_hard": fn.cpu().numpy(),
+        }
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        if not self.training.final_validation:
+            self.print_to_log_file("final validation: switched off in the plan")
+            return
+        super().perform_actual_validation(save_probabilities)
+
+
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
