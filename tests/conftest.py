@@ -74,7 +74,12 @@ def tiny_case(rng: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarra
         "liver_tumor": ball((28, 18, 20), 3),
     }
     ct_hu = rng.normal(-50, 20, index.shape[1:])
-    for name, hu in (("liver", 60), ("kidney_left", 150), ("kidney_right", 150), ("liver_tumor", 0)):
+    for name, hu in (
+        ("liver", 60),
+        ("kidney_left", 150),
+        ("kidney_right", 150),
+        ("liver_tumor", 0),
+    ):
         ct_hu[masks[name]] = hu + rng.normal(0, 20, int(masks[name].sum()))
     return ct_hu.astype(np.int16), masks
 

@@ -108,9 +108,7 @@ def evaluation(out: Path, arm: str) -> Path:
     return out / f"evaluation_{arm}.json"
 
 
-def _plan_arm(
-    target: str, arm: str, source_plans: Path, budget: Budget, seed: int
-) -> list[str]:
+def _plan_arm(target: str, arm: str, source_plans: Path, budget: Budget, seed: int) -> list[str]:
     """Both arms: the same network, patch, batch and length; only start and schedule differ."""
     length: Length = budget.finetune
     return words(

@@ -1,0 +1,115 @@
+"""The vocabulary of anatomy: canonical names, synonyms, sides, and what lies inside what.
+
+Canonical names are AbdomenAtlas' own for its 25 organs and 7 tumour types, and TotalSegmentator's
+(v2) for all else, so that a structure has one name whatever a data set calls it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
+# combined_labels.nii.gz of AbdomenAtlas 1.1: value i + 1 is the i-th name (SuPreM README).
+ABDOMENATLAS_ORGANS = (
+    "aorta", "gall_bladder", "kidney_left", "kidney_right", "liver", "pancreas", "postcava",
+    "spleen", "stomach", "adrenal_gland_left", "adrenal_gland_right", "bladder", "celiac_trunk",
+    "colon", "duodenum", "esophagus", "femur_left", "femur_right", "hepatic_vessel", "intestine",
+    "lung_left", "lung_right", "portal_vein_and_splenic_vein", "prostate", "rectum",
+)  # fmt: skip
+
+# ORGAN_NAME_LOW[25:32] of SuPreM's direct_inference/utils/utils.py:74.
+ABDOMENATLAS_TUMORS = (
+    "kidney_tumor", "liver_tumor", "pancreas_tumor", "hepatic_vessel_tumor", "lung_tumor",
+    "colon_tumor", "kidney_cyst",
+)  # fmt: skip
+
+# Another name -> the canonical one. Normalised as `canonical` does. `_lesion` is not listed: a
+# lesion may be a cyst, so `kidney_lesion` is a structure of its own until a card says otherwise.
+SYNONYMS = {
+    "gallbladder": "gall_bladder",
+    "inferior_vena_cava": "postcava",
+    "ivc": "postcava",
+    "urinary_bladder": "bladder",
+    "small_bowel": "intestine",
+    "small_intestine": "intestine",
+    "celiac_truck": "celiac_trunk",  # AbdomenAtlas 1.0, a misspelling of its own
+    "celiac_artery": "celiac_trunk",  # PanTS
+    "celiac_axis": "celiac_trunk",
+    "oesophagus": "esophagus",
+    "hip_bone_left": "hip_left",
+    "hip_bone_right": "hip_right",
+    "portal_and_splenic_vein": "portal_vein_and_splenic_vein",
+    "portal_vein_and_splenic": "portal_vein_and_splenic_vein",
+    "hepatic_vessels": "hepatic_vessel",
+    "liver_cancer": "liver_tumor",
+    "liver_tumour": "liver_tumor",
+    "kidney_tumour": "kidney_tumor",
+    "kidney_cancer": "kidney_tumor",
+    "pancreas_cancer": "pancreas_tumor",
+    "pancreatic_cancer": "pancreas_tumor",
+    "pancreatic_tumor": "pancreas_tumor",
+    "pancreas_tumour": "pancreas_tumor",
+    "hepatic_tumor": "liver_tumor",
+    "colon_cancer": "colon_tumor",
+    "colon_cancer_primaries": "colon_tumor",
+    "lung_cancer": "lung_tumor",
+    "prostate_uterus": "prostate",  # AbdomenAtlas' "prostate" is either (RadGPT, combine_labels)
+    "brain_stem": "brainstem",
+    "spinal_cord_canal": "spinal_cord",
+}
+
+# Structure -> what it may lie inside of. A tumour is part of its organ; voxels may be both.
+PARENTS = {
+    "hepatic_vessel": ("liver",),
+    "hepatic_vessel_tumor": ("hepatic_vessel", "liver"),
+    "liver_tumor": ("liver",),
+    "kidney_tumor": ("kidney_left", "kidney_right", "kidney"),
+    "kidney_cyst": ("kidney_left", "kidney_right", "kidney"),
+    "kidney_cyst_left": ("kidney_left", "kidney"),
+    "kidney_cyst_right": ("kidney_right", "kidney"),
+    "pancreas_tumor": ("pancreas",),
+    "lung_tumor": (
+        "lung_left", "lung_right", "lung", "lung_upper_lobe_left", "lung_lower_lobe_left",
+        "lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right",
+    ),
+    "colon_tumor": ("colon",),
+}  # fmt: skip
+
+_SIDED = re.compile(r"(?:^|_)(left|right)(?:_|$)")
+
+
+def canonical(name: str) -> str:
+    """The canonical name of a structure; the normalised name itself where no synonym is known.
+
+    Case, spaces and hyphens do not matter. A side in front moves to the end (`right_kidney` ->
+    `kidney_right`) and is never changed.
+    """
+    plain = re.sub(r"[\s\-]+", "_", name.strip().lower())
+    if plain in SYNONYMS:
+        return SYNONYMS[plain]
+    fronted = re.fullmatch(r"(left|right)_(.+)", plain)
+    if fronted:
+        side, rest = fronted.groups()
+        plain = f"{canonical(rest)}_{side}"
+    return SYNONYMS.get(plain, plain)
+
+
+def side_of(name: str) -> str | None:
+    """ "left", "right", or None for a structure that is not one of a pair."""
+    found = _SIDED.search(name)
+    return found.group(1) if found else None
+
+
+def overlaps(structures: Sequence[str], extra: Iterable[Sequence[str]] = ()) -> set[frozenset[str]]:
+    """Pairs of structures that may share voxels.
+
+    Args:
+        structures: Canonical names.
+        extra: Further pairs, as a card declares them; "*" stands for every other structure.
+    """
+    pairs = {frozenset((child, parent)) for child, own in PARENTS.items() for parent in own}
+    for one, other in extra:
+        others = structures if other == "*" else (other,)
+        pairs |= {frozenset((one, name)) for name in others if name != one}
+    return {frozenset(p) for p in combinations(structures, 2) if frozenset(p) in pairs}
