@@ -11,7 +11,7 @@ from atlas_nnunet.host import NetworkSpec, network_spec, read_json, resolve_conf
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
 from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.checkpoints import read_checkpoint
-from atlas_nnunet.transfer.forecast import forecast
+from atlas_nnunet.transfer.shares import forecast
 
 BLOCK_KEYS = {True: "n_blocks_per_stage", False: "n_conv_per_stage"}
 

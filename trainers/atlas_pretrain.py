@@ -8,6 +8,7 @@ nnunetv2 2.8.1), so: absolute imports only, a name no other module has, nothing 
 a worker process would have to unpickle.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from atlas_nnunet.artefacts import Dataset
+from atlas_nnunet.artefacts import Dataset, write_json
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
 from atlas_nnunet.training.loss import (
@@ -36,6 +37,8 @@ OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.99, "nesterov": True}),  # nnUNetTrainer.py, 2.8.1
     "adamw": (torch.optim.AdamW, {}),  # SuPreM: supervised_pretraining/train.py
 }
+
+CURVES = {"train_loss": "train_losses", "val_loss": "val_losses", "dice": "mean_fg_dice"}
 
 
 class AtlasPretrainTrainer(nnUNetTrainer):
@@ -147,6 +150,14 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         seeded = SeededBatches(loader, self.training.seed, self.local_rank, stream)
         start, stop = self.current_epoch * per_epoch, self.num_epochs * per_epoch
         return Batches(seeded, start, stop, workers, pin_memory=self.device.type == "cuda")
+
+    def on_epoch_end(self) -> None:
+        """Also leave the curves where a program can read them: the host only draws them."""
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            curves = {ours: [float(v) for v in self.logger.get_value(key, step=None)]
+                      for ours, key in CURVES.items()}  # fmt: skip
+            write_json(Path(self.output_folder) / "curves.json", curves)
 
     def on_train_end(self) -> None:
         super().on_train_end()

@@ -1,0 +1,64 @@
+"""atlas-nnunet transfer: pre-trained checkpoint + plans -> transferred checkpoint + report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
+from atlas_nnunet.host import dataset_name, network_spec, read_json
+from atlas_nnunet.structures import canonical
+
+VERSION = 1  # of the rules: raise it when the same source would give other weights
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="target: number (507) or name (Dataset507_Pancreas)")
+    parser.add_argument("-p", dest="plans", default="AtlasTransferPlans")
+    parser.add_argument("-c", dest="configuration", default="3d_fullres")
+    parser.add_argument("--from", dest="source", type=Path, required=True,
+                        help="checkpoint_final.pth of the pre-training")  # fmt: skip
+    parser.add_argument("--floor", type=float, default=0.5,
+                        help="least share of encoder and decoder from the source")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="for what is not in the source")
+    parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
+    parser.epilog = (
+        "example:\n  atlas-nnunet transfer 507 --from fold_all/checkpoint_final.pth\n"
+        "then:\n  nnUNetv2_train 507 3d_fullres 0 -tr AtlasTransferTrainer -p AtlasTransferPlans"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from atlas_nnunet.transfer.checkpoints import read_checkpoint
+    from atlas_nnunet.transfer.receipt import receipt, refuse_below
+    from atlas_nnunet.transfer.shares import Shares
+    from atlas_nnunet.transfer.starting import start_target, write_checkpoint
+
+    dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed"), root("nnUNet_raw")))
+    hint = f"atlas-nnunet plan {dataset.name} -pl AtlasTransferPlanner --from {args.source}"
+    plans = read_json(dataset.plans(args.plans), hint)
+    dataset_json = read_json(dataset.preprocessed / "dataset.json", hint)
+    source = read_checkpoint(args.source)
+    key = content_hash([source.sha256, plans, dataset_json, args.configuration, args.seed, VERSION])
+    target = dataset.transferred(args.plans, args.configuration)
+    report = dataset.transfer_report(args.plans, args.configuration)
+    if target.is_file() and report.is_file():
+        known = json.loads(report.read_text())
+        if known["key"] == key and known["checkpoint_sha256"] == file_hash(target):
+            print(f"done before: {target}")
+            return 0
+    spec = network_spec(plans, args.configuration, dataset_json)
+    names = {name: canonical(name) for name in (*source.spec.heads, *spec.heads)}
+    network, decisions, heads = start_target(source, spec, names, args.seed)
+    print(Shares.of(decisions).table())
+    refuse_below(args.floor, decisions, str(args.source))
+    from_source = {heads.target[t]: heads.source[s] for t, s in heads.shared.items()}
+    print(f"head rows from the source, by name: {sorted(from_source)}")
+    if args.dry_run:
+        return 0
+    content = receipt(source, decisions, heads, plans, args.configuration, key)
+    write_checkpoint(target, network, plans, args.configuration, dataset_json, source.sha256)
+    write_json(report, {**content, "checkpoint_sha256": file_hash(target)})
+    print(f"written: {target}\nwritten: {report}")
+    return 0

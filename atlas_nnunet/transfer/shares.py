@@ -1,0 +1,62 @@
+"""How much of a target network comes from a source, before and after it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from atlas_nnunet.host import NetworkSpec
+from atlas_nnunet.transfer.align import GROUPS, namesakes
+from atlas_nnunet.transfer.rules import Decision, canonical_heads, decide, pairs_of
+
+KINDS = ("copied", "adapted", "kept")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Elements of the target's parameters by group and kind: counts[group][kind]."""
+
+    counts: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def of(cls, decisions: Sequence[Decision]) -> Shares:
+        counts = {group: dict.fromkeys(KINDS, 0) for group in GROUPS}
+        for decision in decisions:
+            for kind in KINDS:
+                counts[decision.group][kind] += getattr(decision, kind)
+        return cls(counts)
+
+    def fractions(self, *groups: str) -> dict[str, float]:
+        """Share of each kind in some groups, or in the whole network; sums to 1."""
+        chosen = groups or GROUPS
+        total = sum(self.counts[g][k] for g in chosen for k in KINDS)
+        return {k: sum(self.counts[g][k] for g in chosen) / max(total, 1) for k in KINDS}
+
+    @property
+    def body_from_source(self) -> float:
+        """Share of encoder and decoder that is copied or adapted."""
+        return 1 - self.fractions("encoder", "decoder")["kept"]
+
+    def table(self) -> str:
+        """Plain text, one row a group."""
+        rows = [f"{'':8}{'parameters':>12}{'loaded':>9}{'adapted':>9}{'at start':>10}"]
+        for name, own in (*((g, (g,)) for g in GROUPS), ("all", ())):
+            total = sum(self.counts[g][k] for g in (own or GROUPS) for k in KINDS)
+            part = self.fractions(*own)
+            rows.append(f"{name:8}{total:>12,}" + "".join(
+                f"{part[k]:>{w}.1%}" for k, w in zip(KINDS, (9, 9, 10), strict=True)))  # fmt: skip
+        return "\n".join(rows)
+
+
+def forecast(source: NetworkSpec, target: NetworkSpec, names: Mapping[str, str]) -> Shares:
+    """What a transfer will carry over, from shapes alone: no weights, no memory.
+
+    Args:
+        source: The pre-trained network.
+        target: The planned one.
+        names: Head name -> canonical structure.
+    """
+    parameters = [dict(spec.build_empty().named_parameters()) for spec in (source, target)]
+    places = namesakes(list(parameters[0]), source.n_stages, list(parameters[1]), target.n_stages)
+    heads = canonical_heads(source.heads, target.heads, names)
+    return Shares.of([decide(pair) for pair in pairs_of(*parameters, places, heads)])

@@ -1,0 +1,65 @@
+"""Put a source's weights into a target network, and write it as nnU-Net writes a checkpoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from atlas_nnunet.artefacts import whole_file
+from atlas_nnunet.host import NetworkSpec
+from atlas_nnunet.transfer.align import namesakes
+from atlas_nnunet.transfer.checkpoints import Source
+from atlas_nnunet.transfer.rules import Decision, Heads, canonical_heads, pairs_of, transfer
+
+
+def start_target(
+    source: Source, spec: NetworkSpec, names: Mapping[str, str], seed: int
+) -> tuple[nn.Module, list[Decision], Heads]:
+    """The target network with its starting weights.
+
+    Args:
+        source: The pre-trained network.
+        spec: The target's.
+        names: Head name -> canonical structure.
+        seed: Of nnU-Net's initialisation, for what does not come from the source.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = spec.build()
+    own = dict(network.named_parameters())
+    places = namesakes(list(source.parameters), source.spec.n_stages, list(own), spec.n_stages)
+    heads = canonical_heads(source.spec.heads, spec.heads, names)
+    weights, decisions = transfer(pairs_of(source.parameters, own, places, heads))
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+    return network, decisions, heads
+
+
+def write_checkpoint(
+    path: Path, network: nn.Module, plans: Mapping[str, Any], configuration: str,
+    dataset_json: Mapping[str, Any], source_sha256: str,
+) -> None:  # fmt: skip
+    """nnU-Net's own format (nnUNetTrainer.save_checkpoint, nnunetv2 2.8.1), equal bytes for equal
+    content: our trainer starts from it, and so does `nnUNetv2_train -pretrained_weights`."""
+    checkpoint = {
+        "network_weights": network.state_dict(),
+        "current_epoch": 0,
+        "init_args": {
+            "plans": dict(plans), "configuration": configuration, "fold": "all",
+            "dataset_json": dict(dataset_json),
+        },
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": None,
+        "atlas_nnunet": {"source_sha256": source_sha256},
+    }  # fmt: skip
+    # torch names the archive after the file: a buffer has no name, so the bytes have none either.
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    with whole_file(path) as partial:
+        partial.write_bytes(buffer.getvalue())
