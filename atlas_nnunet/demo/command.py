@@ -7,7 +7,9 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from atlas_nnunet.artefacts import ROOTS, Dataset, write_json
 from atlas_nnunet.demo.budget import (
@@ -40,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-structures", nargs="+", metavar="NAME",
                         help="structures of the target task; default: all of its card")  # fmt: skip
     parser.add_argument("--quick", action="store_true",
-                        help="a few iterations: shows that everything runs, not that it learns")  # fmt: skip
+                        help="a few iterations: all runs, nothing is learnt")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("-np", dest="processes", type=int, default=2, help="worker processes")
@@ -88,18 +90,23 @@ class Clock:
 
 def _phantom(args: argparse.Namespace, out: Path, clock: Clock) -> tuple[Side, Side, Budget]:
     """Write both phantom sets; a patient that is already there is not drawn again."""
-    from atlas_nnunet.demo.phantom_jobs import PhantomJob, write_phantom
+    from atlas_nnunet.demo.phantom_files import (
+        demo_jobs,
+        write_phantom,
+        write_target_description,
+    )
 
     source = Side(PHANTOM_SOURCE.key, out / PHANTOM_SOURCE.folder, PHANTOM_SOURCE.name)
     target = Side(PHANTOM_TARGET.key, out / PHANTOM_TARGET.folder, PHANTOM_TARGET.name)
     held_out = 8 if args.held_out == "rest" else int(args.held_out)
-    jobs = PhantomJob.all(
+    jobs = demo_jobs(
         source.folder, target.folder, args.seed, args.source_cases, args.target_cases, held_out
     )
     began = time.monotonic()
     _, failed = map_cases(write_phantom, jobs, processes=args.processes, describe="phantom")
     if failed:
         raise AtlasError(f"phantom not written: {failed}", do="free disk space, then run again")
+    write_target_description(target.folder, args.target_cases, held_out)
     clock.add("phantom", time.monotonic() - began)
     return source, target, PHANTOM
 
@@ -146,7 +153,9 @@ def _run_steps(plan: list[Step], call: Callable[[list[str]], int], clock: Clock)
 def _report(
     args: argparse.Namespace, out: Path, source: Side, target: Side, clock: Clock, notes: list[str]
 ) -> int:
-    from atlas_nnunet.demo.report import DemoResult, overlay_of, result_table, write_report
+    from atlas_nnunet.demo.figures import cases_picture, curves_picture, overlay_picture
+    from atlas_nnunet.demo.report import write_report
+    from atlas_nnunet.demo.result import DemoResult, result_table
 
     data = Dataset(target.name)
     runs = {"pretrain": Dataset(source.name).run(
@@ -155,23 +164,35 @@ def _report(
         arm: data.run("AtlasTransferTrainer", plans, CONFIGURATION, "all")
         for arm, plans in ARMS.items()
     }
-    scores = {arm: json.loads(evaluation(out, arm).read_text()) for arm in ARMS}
-    first = sorted(scores["transfer"]["cases"])[0]
-    predicted = {arm: out / "predicted" / arm / f"{first}.nii.gz" for arm in ARMS}
+    report = data.transfer_report(ARMS["transfer"], CONFIGURATION)
     result = DemoResult(
         title=f"{source.key} to {target.key}: scratch against transfer",
-        arms=scores,
-        transfer_report=json.loads(data.transfer_report(ARMS["transfer"], CONFIGURATION).read_text()),
-        curves={arm: json.loads((run / "curves.json").read_text()) for arm, run in runs.items()},
+        arms={arm: _read(evaluation(out, arm)) for arm in ARMS},
+        transfer_report=_read(report),
+        curves={arm: _read(run / "curves.json") for arm, run in runs.items()},
         seconds=clock.seconds,
-        overlay=overlay_of(
-            data.raw / "imagesTs" / f"{first}_0000.nii.gz", data.raw / "labelsTs" / f"{first}.nii.gz",
-            predicted["scratch"], predicted["transfer"], data.raw / "dataset.json",
-        ),
+        pictures={},
         notes=[*notes, *(["--quick: too short to learn from"] if args.quick else [])],
-    )  # fmt: skip
-    write_report(result, out / "report.html")
+    )
+    case = result.cases[0]
+    masks = {"reference": data.raw / "labelsTs" / f"{case}.nii.gz"}
+    masks |= {arm: out / "predicted" / arm / f"{case}.nii.gz" for arm in ("scratch", "transfer")}
+    pictures = {
+        "Case by case": cases_picture(
+            *(result.scores(a, "dice", None) for a in ("scratch", "transfer"))
+        ),
+        "Training curves": curves_picture(result.curves),
+        f"One case: {case}": overlay_picture(
+            data.raw / "imagesTs" / f"{case}_0000.nii.gz", masks, _read(data.raw / "dataset.json")
+        ),
+    }
+    write_report(replace(result, pictures=pictures), out / "report.html")
     table = result_table(result)
     (out / "table.txt").write_text(table + "\n")
-    print(f"\n{table}\n\n{sum(clock.seconds.values()):.0f} s in all; {out / 'report.html'}")
+    total = sum(clock.seconds.values())
+    print(f"\n{table}\n\n{total:.0f} s in all; the page: {out / 'report.html'}")
     return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())

@@ -1,0 +1,113 @@
+"""What the demo found: scores of both arms, paired by case, as a table that scores alone decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atlas_nnunet.kernels.bootstrap import PairedDifference, paired_difference
+
+ARMS = ("scratch", "transfer")
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Everything the report shows.
+
+    Attributes:
+        title: Headline.
+        arms: "scratch" and "transfer" -> content of evaluation.json.
+        transfer_report: Content of transfer_report.json.
+        curves: Run -> {"train_loss": [...], "val_loss": [...], "dice": [...]}, one an epoch.
+        seconds: Stage -> seconds.
+        pictures: File name -> PNG bytes (figures.py).
+        notes: What a reader must know beside the numbers.
+    """
+
+    title: str
+    arms: Mapping[str, Mapping[str, Any]]
+    transfer_report: Mapping[str, Any]
+    curves: Mapping[str, Mapping[str, Sequence[float]]]
+    seconds: Mapping[str, float]
+    pictures: Mapping[str, bytes]
+    notes: Sequence[str]
+
+    @property
+    def structures(self) -> list[str]:
+        return list(self.arms["transfer"]["structures"])
+
+    @property
+    def cases(self) -> list[str]:
+        """Cases that both arms were scored on."""
+        return sorted(set(self.arms["scratch"]["cases"]) & set(self.arms["transfer"]["cases"]))
+
+    def scores(self, arm: str, score: str, structure: str | None) -> list[float]:
+        """One number a case: a structure's, or the mean over the case's scored structures."""
+        cases = self.arms[arm]["cases"]
+        chosen = self.structures if structure is None else [structure]
+        return [
+            _mean([cases[c].get(s, {}).get(score) for s in chosen if s in cases[c]])
+            for c in self.cases
+        ]
+
+    def difference(self, score: str, structure: str | None) -> PairedDifference:
+        """Transfer minus scratch over cases; `structure` None pairs the cases' means."""
+        scratch, transfer = (self.scores(arm, score, structure) for arm in ARMS)
+        return paired_difference(scratch, transfer)
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    finite = [v for v in values if v is not None and math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+COLUMNS = ("structure", "n", "scratch", "transfer", "difference [95 %]")
+
+
+def rows(result: DemoResult, score: str) -> list[tuple[str, ...]]:
+    """Cells of the table: one row a structure, and one for the cases' means."""
+    out = []
+    for name in (*result.structures, None):
+        d = result.difference(score, name)
+        interval = f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+        label = name or "mean of a case"
+        out.append((label, str(d.n), f"{d.mean_a:.3f}", f"{d.mean_b:.3f}", interval))
+    return out
+
+
+def headline(result: DemoResult) -> str:
+    """One sentence that says what the interval allows to say, whoever won."""
+    d = result.difference("dice", None)
+    verdict = {
+        "gain": "transfer is better than scratch",
+        "loss": "transfer is worse than scratch",
+        "cannot be told apart": "transfer and scratch cannot be told apart",
+    }[d.verdict]
+    return (
+        f"Over {d.n} held-out cases {verdict}: mean Dice {d.mean_b:.3f} against {d.mean_a:.3f}, "
+        f"paired difference {d.difference:+.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})."
+    )
+
+
+def result_table(result: DemoResult) -> str:
+    """Plain text: the headline, then Dice and surface distance of both arms."""
+    tolerance = result.arms["transfer"]["tolerance_mm"]
+    titles = {"dice": "Dice", "nsd": f"normalised surface distance at {tolerance:g} mm"}
+    lines = [headline(result)]
+    for score, title in titles.items():
+        body = rows(result, score)
+        widths = [max(len(r[i]) for r in (COLUMNS, *body)) for i in range(len(COLUMNS))]
+        lines += ["", title]
+        for row in (COLUMNS, *body):
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join(cells).rstrip())
+    not_scored = sum(len(v) for v in result.arms["transfer"]["not_scored"].values())
+    refused = result.arms["transfer"]["refused"]
+    if not_scored:
+        lines.append(f"{not_scored} references are unlabelled and not scored")
+    if refused:
+        lines.append(f"{len(refused)} cases refused: {', '.join(sorted(refused))}")
+    return "\n".join(lines)
