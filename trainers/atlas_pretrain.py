@@ -16,7 +16,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from atlas_nnunet.artefacts import Dataset, write_json
+from atlas_nnunet.artefacts import Dataset, whole_file, write_json
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
 from atlas_nnunet.training.loss import (
@@ -150,6 +150,14 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         seeded = SeededBatches(loader, self.training.seed, self.local_rank, stream)
         start, stop = self.current_epoch * per_epoch, self.num_epochs * per_epoch
         return Batches(seeded, start, stop, workers, pin_memory=self.device.type == "cuda")
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Whole or not at all: the host writes in place, and a kill meanwhile loses the run."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with whole_file(Path(filename)) as partial:
+            super().save_checkpoint(str(partial))
 
     def on_epoch_end(self) -> None:
         """Also leave the curves where a program can read them: the host only draws them."""
