@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
-from atlas_nnunet.errors import AtlasError, CollectedError, RegistryError
+from atlas_nnunet.errors import AtlasError, CollectedError, LabelMapError, RegistryError
 from atlas_nnunet.labelmap import Coding, ValueMap
-from atlas_nnunet.structures import canonical, overlaps
+from atlas_nnunet.structures import PARENTS, canonical, overlaps
 
 MASKS = "structure_masks"
 LABEL_MAP = "label_map"
@@ -96,36 +98,19 @@ def read_card(key: str, entry: Mapping[str, Any]) -> DatasetCard:
     """A card from its JSON, which the schema has checked already.
 
     Raises:
-        RegistryError, LabelMapError: names that do not belong together.
+        CollectedError: of RegistryErrors, everything in it that does not belong together.
     """
-    structures = tuple(entry["structures"])
-    renamed = [s for s in structures if canonical(s) != s]
-    if renamed:
-        raise RegistryError(
-            f"not canonical: {renamed}", where=key,
-            do=f"write {[canonical(s) for s in renamed]}",
-        )  # fmt: skip
-    values = {int(v): frozenset(names) for v, names in entry.get("values", {}).items()}
-    groups = {name: tuple(own) for name, own in entry.get("groups", {}).items()}
-    mentioned = {
-        *frozenset().union(*values.values()), *entry.get("files", {}),
-        *entry.get("pseudo_structures", ()), *(s for own in groups.values() for s in own),
-        *(s for pair in entry.get("overlaps", ()) for s in pair if s != "*"),
-    }  # fmt: skip
-    if mentioned - set(structures):
-        raise RegistryError(
-            f"structures mentioned but not listed: {sorted(mentioned - set(structures))}",
-            where=key, do='list them under "structures", or correct their spelling',
-        )  # fmt: skip
+    problems = [RegistryError(what, where=key, do=do) for law in LAWS for what, do in law(entry)]
+    if problems:
+        raise CollectedError(problems)
     layout = dict(entry["layout"])
-    if (layout["kind"] == LABEL_MAP) != bool(values):
-        raise RegistryError("a label map needs values, masks have none", where=key,
-                            do='give "values" with layout kind "label_map" only')  # fmt: skip
     for field in ("images", "held_out_images"):
         layout[field] = tuple(layout.get(field, ()))
-    card = DatasetCard(
-        key=key, structures=structures, layout=Layout(**layout), values=ValueMap(key, values),
-        channels=tuple(entry["channels"]), groups=groups,
+    values = {int(v): frozenset(names) for v, names in entry.get("values", {}).items()}
+    return DatasetCard(
+        key=key, structures=tuple(entry["structures"]), layout=Layout(**layout),
+        values=ValueMap(key, values), channels=tuple(entry["channels"]),
+        groups={name: tuple(own) for name, own in entry.get("groups", {}).items()},
         files={s: tuple(stems) for s, stems in entry.get("files", {}).items()},
         extra_overlaps=tuple((a, b) for a, b in entry.get("overlaps", ())),
         missing_file=entry.get("missing_file", "unlabelled"),
@@ -136,43 +121,140 @@ def read_card(key: str, entry: Mapping[str, Any]) -> DatasetCard:
             "title", "nnunet_dataset", "role", "licence", "source", "obtain", "label_provenance",
             "inside_abdomenatlas", "allows_external_pretraining")},
     )  # fmt: skip
-    card.coding()
-    return card
+
+
+Broken = Iterator[tuple[str, str]]  # what is wrong, and what to do
+
+
+def _names(entry: Mapping[str, Any]) -> Broken:
+    listed = entry["structures"]
+    renamed = {s: canonical(s) for s in listed if canonical(s) != s}
+    if renamed:
+        yield f"not canonical: {list(renamed)}", f"write {list(renamed.values())}"
+    mentioned = {
+        *(s for own in entry.get("values", {}).values() for s in own), *entry.get("files", {}),
+        *(s for own in entry.get("groups", {}).values() for s in own),
+        *(s for pair in entry.get("overlaps", ()) for s in pair if s != "*"),
+        *entry.get("pseudo_structures", ()),
+    }  # fmt: skip
+    if mentioned - set(listed):
+        yield (f"structures mentioned but not listed: {sorted(mentioned - set(listed))}",
+               'list them under "structures", or correct their spelling')  # fmt: skip
+
+
+def _order(entry: Mapping[str, Any]) -> Broken:
+    """Stock nnU-Net paints regions in this order: an organ painted last would hide its tumour."""
+    place = {s: i for i, s in enumerate(entry["structures"])}
+    for part in place:
+        wholes = [w for w in PARENTS.get(part, ()) if place.get(w, -1) > place[part]]
+        if wholes:
+            yield f"{part} stands before {wholes}, in which it lies", "put the part last"
+
+
+def _files(entry: Mapping[str, Any]) -> Broken:
+    claims = [(stem, s) for s, stems in entry.get("files", {}).items() for stem in stems]
+    claims += [(s, s) for s in entry["structures"]]
+    owners: dict[str, set[str]] = {}
+    for stem, structure in claims:
+        owners.setdefault(canonical(stem), set()).add(structure)
+    for stem, own in owners.items():
+        if len(own) > 1:
+            yield f"files called {stem} would be {sorted(own)}", "give a stem to one structure"
+
+
+def _templates(entry: Mapping[str, Any]) -> Broken:
+    layout, n = entry["layout"], len(entry["channels"])
+    mask_fields = {"case", "structure"} if layout["kind"] == MASKS else {"case"}
+    rows = [("images", {"case"}), ("held_out_images", {"case"}),
+            ("masks", mask_fields), ("held_out_masks", mask_fields)]  # fmt: skip
+    for field, wanted in rows:
+        given = layout.get(field, [])
+        if field.endswith("images") and given and len(given) != n:
+            yield f"{n} channels, {len(given)} templates in {field}", "give one for each channel"
+        for template in [given] if isinstance(given, str) else given:
+            try:
+                found = {part[1:] for part in Formatter().parse(template) if part[1] is not None}
+            except ValueError:
+                found = set()
+            if found != {(name, "", None) for name in wanted}:
+                yield (f"{field}: {template!r} does not hold just {sorted(wanted)}",
+                       "write each as {name}, and no other brace")  # fmt: skip
+
+
+def _values(entry: Mapping[str, Any]) -> Broken:
+    structures, values = entry["structures"], entry.get("values", {})
+    if (entry["layout"]["kind"] == LABEL_MAP) != bool(values):
+        yield ("a label map needs values, masks have none",
+               'give "values" with layout kind "label_map" only')  # fmt: skip
+    try:
+        coding = Coding.of(structures, overlaps(structures, entry.get("overlaps", ())))
+    except LabelMapError as error:
+        yield error.what, error.do
+        return
+    never = set(structures) - {s for own in values.values() for s in own}
+    if values and never:
+        yield f"no value stands for {sorted(never)}", "name it in values, or do not list it"
+    for value, own in values.items():
+        if set(own) <= set(structures) and frozenset(own) not in coding.codes:
+            yield (f"value {value} stands for {own}, which may not share voxels",
+                   'give the pair under "overlaps"')  # fmt: skip
+
+
+LAWS = (_names, _order, _files, _templates, _values)  # all are read, so their order is for the eye
 
 
 def read_registry(path: Path | None = None) -> dict[str, DatasetCard]:
     """Every card, or every problem with every card.
 
     Raises:
-        CollectedError: of RegistryErrors, `where` naming the card.
+        CollectedError: of RegistryErrors, `where` naming the card, or the file if it is no JSON.
     """
     package = files("atlas_nnunet")
-    text = path.read_text() if path else (package / "datasets.json").read_text()
-    schema = json.loads((package / "registry_schema.json").read_text())
+    source = path or package / "datasets.json"
+    entries = _parsed(source.read_text(encoding="utf-8"), str(path or "datasets.json"))
+    schema = json.loads((package / "registry_schema.json").read_text(encoding="utf-8"))
     cards: dict[str, DatasetCard] = {}
     problems: list[AtlasError] = []
     taken: dict[str, str] = {}
-    for key, entry in json.loads(text).items():
+    for key, entry in entries.items():
         wrong = _against_schema(key, entry, schema)
         problems += wrong
         if wrong:
             continue
         try:
-            card = read_card(key, entry)
-        except AtlasError as problem:
-            problems.append(RegistryError(problem.what, where=key, do=problem.do))
-            continue
-        number = card.nnunet_dataset[7:10]
+            cards[key] = read_card(key, entry)
+        except CollectedError as several:
+            problems += several.problems
+        number = entry["nnunet_dataset"][7:10]
         if number in taken:
             problems.append(RegistryError(f"number {number} already belongs to {taken[number]}",
                                           where=key, do="choose a free number"))  # fmt: skip
-        taken[number], cards[key] = key, card
+        taken.setdefault(number, key)
     if problems:
         raise CollectedError(problems)
     return cards
 
 
-def _against_schema(key: str, entry: Any, schema: Mapping[str, Any]) -> list[AtlasError]:
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    """An object of objects; JSON alone would let the second of two twins win, unsaid."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [name for name, n in Counter(name for name, _ in pairs).items() if n > 1]
+        if twice:
+            raise ValueError(f"given twice in one object: {twice}")
+        return dict(pairs)
+
+    try:
+        entries = json.loads(text, object_pairs_hook=unique)
+        if not isinstance(entries, dict):
+            raise ValueError("not an object of cards")
+    except ValueError as error:  # JSONDecodeError is one, and tells line and column
+        problem = RegistryError(str(error), where=where, do="write JSON: key -> card, each once")
+        raise CollectedError([problem]) from error
+    return entries
+
+
+def _against_schema(key: str, entry: Any, schema: Mapping[str, Any]) -> list[RegistryError]:
     from jsonschema import Draft202012Validator
 
     return [

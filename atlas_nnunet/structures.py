@@ -1,7 +1,7 @@
 """The vocabulary of anatomy: canonical names, synonyms, sides, and what lies inside what.
 
 Canonical names are AbdomenAtlas' own for its 25 organs and 7 tumour types, and TotalSegmentator's
-(v2) for all else, so that a structure has one name whatever a data set calls it.
+(v2, in lower case) for all else, so that a structure has one name whatever a data set calls it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ABDOMENATLAS_TUMORS = (
 
 # Another name -> the canonical one. Normalised as `canonical` does. `_lesion` is not listed: a
 # lesion may be a cyst, so `kidney_lesion` is a structure of its own until a card says otherwise.
+# Nor is the spinal canal: it is wider than the cord in it.
 SYNONYMS = {
     "gallbladder": "gall_bladder",
     "inferior_vena_cava": "postcava",
@@ -56,7 +57,6 @@ SYNONYMS = {
     "lung_cancer": "lung_tumor",
     "prostate_uterus": "prostate",  # AbdomenAtlas' "prostate" is either (RadGPT, combine_labels)
     "brain_stem": "brainstem",
-    "spinal_cord_canal": "spinal_cord",
 }
 
 # Structure -> what it may lie inside of. A tumour is part of its organ; voxels may be both.
@@ -73,6 +73,8 @@ PARENTS = {
         "lung_left", "lung_right", "lung", "lung_upper_lobe_left", "lung_lower_lobe_left",
         "lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right",
     ),
+    # Not the intestine, here the small bowel, nor the rectum: the labels are of colon primaries
+    # (MSD task 10). A tumour that runs on into the rectum keeps its voxels, and they are counted.
     "colon_tumor": ("colon",),
 }  # fmt: skip
 
@@ -82,16 +84,16 @@ _SIDED = re.compile(r"(?:^|_)(left|right)(?:_|$)")
 def canonical(name: str) -> str:
     """The canonical name of a structure; the normalised name itself where no synonym is known.
 
-    Case, spaces and hyphens do not matter. A side in front moves to the end (`right_kidney` ->
-    `kidney_right`) and is never changed.
+    Case, spaces and hyphens do not matter. A side in front moves behind (`right_kidney` ->
+    `kidney_right`, `left_rib_1` -> `rib_left_1`) and is never changed.
     """
     plain = re.sub(r"[\s\-]+", "_", name.strip().lower())
     if plain in SYNONYMS:
         return SYNONYMS[plain]
-    fronted = re.fullmatch(r"(left|right)_(.+)", plain)
+    fronted = re.fullmatch(r"(left|right)_(.+?)(_\d+)?", plain)
     if fronted:
-        side, rest = fronted.groups()
-        plain = f"{canonical(rest)}_{side}"
+        side, rest, number = fronted.groups()
+        plain = f"{canonical(rest)}_{side}{number or ''}"
     return SYNONYMS.get(plain, plain)
 
 
@@ -106,10 +108,12 @@ def overlaps(structures: Sequence[str], extra: Iterable[Sequence[str]] = ()) -> 
 
     Args:
         structures: Canonical names.
-        extra: Further pairs, as a card declares them; "*" stands for every other structure.
+        extra: Further pairs, as a card declares them; "*", on either side, stands for every
+            other structure.
     """
     pairs = {frozenset((child, parent)) for child, own in PARENTS.items() for parent in own}
-    for one, other in extra:
+    for pair in extra:
+        one, other = sorted(pair, key="*".__eq__)  # the wildcard, if any, last
         others = structures if other == "*" else (other,)
         pairs |= {frozenset((one, name)) for name in others if name != one}
     return {frozenset(p) for p in combinations(structures, 2) if frozenset(p) in pairs}
