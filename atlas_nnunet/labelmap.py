@@ -21,7 +21,7 @@ import numpy as np
 
 from atlas_nnunet.errors import LabelMapError
 
-BACKGROUND = "background"
+BACKGROUND, IGNORE = "background", "ignore"  # nnU-Net's names
 MAX_CODES = 255  # nnU-Net exports masks of up to 254 foreground labels as uint8
 
 
@@ -33,11 +33,14 @@ class Coding:
         structures: Names in order of priority: where two that may not overlap meet, the later
             one keeps the voxel. Also the order of nnU-Net's labels and of the network's heads.
         codes: Code -> set of structures; `codes[0]` is the empty set, background. Codes
-            1..len(structures) stand for one structure each, in that order.
+            1..len(structures) stand for one structure each, in that order. A foreign
+            dataset.json may leave out sets, and order them in another way.
+        ignore: nnU-Net's ignore label, a code of no structure; None where there is none.
     """
 
     structures: tuple[str, ...]
     codes: tuple[frozenset[str], ...]
+    ignore: int | None = None
 
     @classmethod
     def of(cls, structures: Sequence[str], overlaps: Iterable[frozenset[str]]) -> Coding:
@@ -75,18 +78,28 @@ class Coding:
 
     @classmethod
     def of_dataset_json(cls, dataset_json: Mapping[str, Any]) -> Coding:
-        """The coding that a dataset.json declares, ours or anybody's, regions or plain labels."""
+        """The coding that a dataset.json declares, ours or anybody's, regions or plain labels.
+
+        Raises:
+            LabelMapError: a region has no label.
+        """
         regions = {
             name: set(values) if isinstance(values, list | tuple) else {values}
             for name, values in dataset_json["labels"].items()
-            if name not in (BACKGROUND, "ignore")
+            if name not in (BACKGROUND, IGNORE)
         }
+        without = [name for name, values in regions.items() if not values]
+        if without:
+            raise LabelMapError(f"regions without a label: {without}", where="dataset.json",
+                                do="list the labels of each region")  # fmt: skip
+        ignore = dataset_json["labels"].get(IGNORE)
         top = max((max(values) for values in regions.values()), default=0)
+        top = max(top, ignore or 0)
         codes = tuple(
             frozenset(name for name, values in regions.items() if code in values)
             for code in range(top + 1)
         )
-        return cls(tuple(regions), codes)
+        return cls(tuple(regions), codes, ignore)
 
     @property
     def has_overlap(self) -> bool:
@@ -112,17 +125,20 @@ class Coding:
     def join(self) -> np.ndarray:
         """(code, structure index) uint8: the code after a structure is laid over a voxel.
 
-        What cannot share a voxel with the new structure gives way to it; all else stays.
+        What cannot share a voxel with the new structure gives way to it; all else stays. A foreign
+        dataset.json need not name the set that results (a tumour outside its organ): then the
+        nearest set that holds the new structure is taken.
         """
-        number = {members: code for code, members in enumerate(self.codes)}
+        number = {members: code for code, members in reversed([*enumerate(self.codes)])}
         together = {frozenset(p) for members in self.codes for p in combinations(members, 2)}
         table = np.zeros((len(self.codes), len(self.structures)), np.uint8)
         for code, members in enumerate(self.codes):
             for column, new in enumerate(self.structures):
                 kept = {m for m in members if m == new or frozenset([m, new]) in together}
                 wanted = frozenset(kept | {new})
-                # A foreign dataset.json need not name every subset: then the new one stands alone.
-                table[code, column] = number.get(wanted, number.get(frozenset([new]), 0))
+                holding = (m for m in number if new in m)
+                nearest = min(holding, key=lambda m: (len(m ^ wanted), number[m]))
+                table[code, column] = number[nearest]
         return table
 
     def encode(
@@ -164,8 +180,11 @@ class Coding:
         """The voxels of a structure, boolean, in the shape of `codes`.
 
         Raises:
-            LabelMapError: the mask holds a code that the coding does not name.
+            LabelMapError: the structure is unknown, or the mask holds a code without a name.
         """
+        if structure not in self.structures:
+            raise LabelMapError(f"no structure is called {structure!r}",
+                                do=f"choose among {list(self.structures)}")  # fmt: skip
         top = int(codes.max(initial=0))
         if top >= len(self.codes) or codes.min(initial=0) < 0:
             raise LabelMapError(
@@ -211,5 +230,12 @@ class ValueMap:
             )
 
     def mask_of(self, mask: np.ndarray, structure: str) -> np.ndarray:
-        """The voxels of a structure, boolean. Call `check` first: other values are passed over."""
+        """The voxels of a structure, boolean. Call `check` first: other values are passed over.
+
+        Raises:
+            LabelMapError: no value stands for the structure.
+        """
+        if structure not in self.structures:
+            raise LabelMapError(f"no value stands for {structure!r}", where=self.dataset,
+                                do=f"choose among {sorted(self.structures)}")  # fmt: skip
         return np.isin(mask, [v for v, members in self.sets.items() if structure in members])

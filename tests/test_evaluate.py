@@ -139,6 +139,19 @@ def test_what_nobody_labelled_is_not_scored_but_named(folders):
     assert result["mean"]["spleen"] == {"dice": 1.0, "nsd": 1.0, "n": 2}
 
 
+def test_voxels_that_the_reference_ignores_do_not_count(folders):
+    coding = json.loads((folders / "pred" / "dataset.json").read_text())
+    labels = {**coding["labels"], "ignore": len(CODING.codes)}
+    (folders / "pred" / "dataset.json").write_text(json.dumps({**coding, "labels": labels}))
+    right = np.asarray(nib.load(folders / "ref" / "a.nii.gz").dataobj)
+    partly, wrong = right.copy(), right.copy()
+    partly[:4], wrong[:4] = len(CODING.codes), 0
+    save(folders / "ref" / "a.nii.gz", partly)
+    save(folders / "pred" / "a.nii.gz", wrong)
+    _, result = evaluate(folders)
+    assert [result["cases"]["a"][name]["dice"] for name in NAMES] == [1, 1, 1]
+
+
 def test_bad_cases_are_refused_by_name_and_the_others_scored(folders, capsys):
     (folders / "pred" / "a.nii.gz").unlink()
     save(folders / "pred" / "b.nii.gz", np.zeros((8, 8, 8), np.uint8), shift_mm=2)

@@ -45,6 +45,44 @@ def test_every_structure_is_rebuilt_but_for_the_voxels_that_were_counted(case):
 
 
 @given(codings_and_masks())
+def test_joining_voxel_by_voxel_gives_what_encode_gives(case):
+    """`predict` lays regions over one another with `join` alone; both must mean the same."""
+    coding, masks = case
+    codes, _ = coding.encode(masks.items(), SHAPE)
+    for at in np.ndindex(SHAPE):
+        members: frozenset[str] = frozenset()
+        for new in (s for s in coding.structures if masks[s][at]):
+            kept = {m for m in members if frozenset((m, new)) in coding.codes}
+            members = frozenset({*kept, new})
+        assert coding.codes[codes[at]] == members
+
+
+@given(codings())
+def test_a_code_joined_with_what_it_holds_stays(coding):
+    for code, members in enumerate(coding.codes):
+        for column, name in enumerate(coding.structures):
+            after = coding.codes[coding.join[code, column]]
+            assert name in after, "the structure laid on top is always there"
+            assert after <= members | {name}
+            assert (after == members) == (name in members)
+
+
+@given(codings_and_masks(), st.randoms(use_true_random=False))
+def test_the_masks_of_disjoint_structures_may_come_in_any_priority(case, random):
+    coding, masks = case
+    seen = np.zeros(SHAPE, bool)
+    for name, mask in masks.items():
+        masks[name], seen = mask & ~seen, seen | mask
+    shuffled = random.sample(coding.structures, len(coding.structures))
+    pairs = {p for p in PAIRS if p in coding.codes}
+    other = Coding.of(shuffled, pairs)
+    for chosen in (coding, other):
+        codes, conflicts = chosen.encode([(s, masks[s]) for s in chosen.structures], SHAPE)
+        assert not conflicts
+        assert all((chosen.mask_of(codes, n) == m).all() for n, m in masks.items())
+
+
+@given(codings_and_masks())
 def test_where_all_may_overlap_nothing_is_lost(case):
     names = case[0].structures
     coding = Coding.of(names, PAIRS)
@@ -67,6 +105,7 @@ def test_codes_are_consecutive_distinct_and_singles_come_first(coding):
 @pytest.mark.host
 @given(codings())
 def test_nnunet_reads_the_declaration_as_we_mean_it(coding):
+    pytest.importorskip("nnunetv2")
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
     declared = coding.as_dataset_json()
@@ -102,6 +141,21 @@ def test_impossible_codings_and_orders_are_refused():
             coding.encode([(n, empty) for n in names], SHAPE)
     with pytest.raises(LabelMapError, match="holds 9"):
         coding.mask_of(np.array([9]), "liver")
+    with pytest.raises(LabelMapError, match="'lever'"):
+        coding.mask_of(np.array([1]), "lever")
+
+
+def test_a_foreign_description_loses_no_voxel_though_it_names_few_sets():
+    """nnU-Net's own example: a kidney that holds its tumour, and no code for a tumour alone."""
+    labels = {"background": 0, "kidney": [1, 2], "tumor": [2], "ignore": 3}
+    coding = Coding.of_dataset_json({"labels": labels, "regions_class_order": [1, 2]})
+    assert coding.ignore == 3
+    drawn = np.array([0, 0, 1, 1, 2, 2])
+    laid = [coding.join[drawn[i], i % 2] for i in range(6)]
+    assert laid == [1, 2, 1, 2, 2, 2]
+    assert (coding.mask_of(np.array([0, 1, 2, 3]), "kidney") == [0, 1, 1, 0]).all()
+    with pytest.raises(LabelMapError, match="without a label"):
+        Coding.of_dataset_json({"labels": {"background": 0, "kidney": []}})
 
 
 @st.composite
@@ -116,7 +170,22 @@ def test_a_source_structure_is_the_union_of_its_values(values, seed):
     mask = np.random.default_rng(seed).choice([0, *values.sets], SHAPE)
     for name in NAMES:
         own = [v for v, members in values.sets.items() if name in members]
-        assert (values.mask_of(mask, name) == np.isin(mask, own)).all()
+        if own:
+            assert (values.mask_of(mask, name) == np.isin(mask, own)).all()
+        else:
+            with pytest.raises(LabelMapError, match="no value stands for"):
+                values.mask_of(mask, name)
+
+
+@given(value_maps(), st.integers(0, 99))
+def test_a_lossless_map_can_be_undone_and_no_other(values, seed):
+    """From the structures' masks alone; every value occurs, so a loss cannot hide."""
+    fill = np.random.default_rng(seed).choice([0, *values.sets], 40)
+    mask = np.concatenate([[0, *values.sets], fill])
+    masks = {name: values.mask_of(mask, name) for name in values.structures}
+    back = {members: value for value, members in values.sets.items()} | {frozenset(): 0}
+    rebuilt = [back[frozenset(n for n in masks if masks[n][i])] for i in range(len(mask))]
+    assert (np.array(rebuilt) == mask).all() == values.is_lossless
 
 
 @given(value_maps())

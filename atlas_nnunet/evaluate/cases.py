@@ -60,10 +60,11 @@ def score_case(job: Job) -> dict[str, dict[str, float]]:
             where=job.case, do="predict the very images that the references belong to",
         )  # fmt: skip
     codes = [as_integers(v.array, job.case) for v in (reference, prediction)]
+    known = codes[0] != job.coding.ignore  # as nnU-Net: evaluate_predictions.py, 2.8.1
     spacing_mm = tuple(float(s) for s in reference.grid.spacing_mm)
     scores = {}
     for name in job.structures:
-        truth, found = (job.coding.mask_of(c, name) for c in codes)
+        truth, found = (job.coding.mask_of(c, name) & known for c in codes)
         scores[name] = {
             "dice": dice(truth, found),
             "nsd": normalised_surface_distance(truth, found, spacing_mm, job.tolerance_mm),
