@@ -47,7 +47,8 @@ def paired_difference(
 ) -> PairedDifference:
     """Percentile bootstrap over cases (Efron 1979, Annals of Statistics 7:1).
 
-    Pairs are sorted before they are drawn from, so the result does not depend on their order.
+    The order of the cases does not matter, and swapping the arms negates the result, both to the
+    last bit: what is drawn from is sorted, in the direction that does not depend on the arms.
 
     Args:
         a: Scores of one arm, one a case; nan where the case does not count.
@@ -61,12 +62,24 @@ def paired_difference(
     n = len(pairs)
     if n == 0:
         return PairedDifference(0, *(math.nan,) * 5)
-    mean_a, mean_b = (float(m) for m in pairs.mean(0))
-    differences = np.sort(pairs[:, 1] - pairs[:, 0])
-    difference = float(differences.mean())
-    if n < 2:
-        return PairedDifference(n, mean_a, mean_b, difference, math.nan, math.nan)
-    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    differences = pairs[:, 1] - pairs[:, 0]
+    mean_a, mean_b, mean = (math.fsum(x) / n for x in (pairs[:, 0], pairs[:, 1], differences))
+    low = high = math.nan
+    if n > 1:
+        low, high = _interval(differences, seed, resamples, level)
+    return PairedDifference(n, mean_a, mean_b, mean, low, high)
+
+
+def _interval(
+    differences: np.ndarray, seed: int, resamples: int, level: float
+) -> tuple[float, float]:
+    drawn = np.random.default_rng(seed).integers(0, len(differences), (resamples, len(differences)))
+    up, down = np.sort(differences), np.sort(-differences)
+    turned = tuple(down) > tuple(up)
     tail = (1 - level) / 2
-    low, high = np.quantile(differences[drawn].mean(1), [tail, 1 - tail])
-    return PairedDifference(n, mean_a, mean_b, difference, float(low), float(high))
+    means = (down if turned else up)[drawn].mean(1)
+    low, high = (float(q) for q in np.quantile(means, [tail, 1 - tail]))
+    if (up == down).all():  # the arms mirror each other, and so must the interval
+        high = (high - low) / 2
+        low = -high
+    return (-high, -low) if turned else (low, high)
