@@ -63,7 +63,8 @@ class Job:
 
 def recipe(card: DatasetCard, structures: tuple[str, ...]) -> str:
     """Hash of what, beside a case's own files, decides what is written."""
-    parts = [asdict(card.layout), list(structures), sorted(map(sorted, card.extra_overlaps)),
+    codes = [sorted(members) for members in card.coding(structures).codes]
+    parts = [asdict(card.layout), list(structures), codes,
              {s: list(v) for s, v in card.files.items()}, card.missing_file,
              {v: sorted(n) for v, n in card.values.sets.items()},
              sorted(card.pseudo_structures), VERSION]  # fmt: skip
