@@ -9,6 +9,7 @@ Exit codes: 0 all is done; 1 some cases were refused (the others are done); 2 a 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
@@ -55,7 +56,12 @@ def main(argv: list[str] | None = None) -> int:
             sub.set_defaults(call_run=command.run, call_main=main)
     args = parser.parse_args(argv)
     try:
-        return int(args.call_run(args) or 0)
+        code = int(args.call_run(args) or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except AtlasError as error:
         print(f"atlas-nnunet {args.command}: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from nibabel.filebasedimages import ImageFileError
 from tqdm import tqdm
 
 from atlas_nnunet.errors import AtlasError, SourceError
@@ -19,7 +20,7 @@ Result = TypeVar("Result")
 
 # What a broken input raises in the libraries that read it. Anything else is a bug of ours, or a
 # full disk, and keeps its traceback.
-BROKEN_INPUT = (EOFError, zlib.error, gzip.BadGzipFile, FileNotFoundError)
+BROKEN_INPUT = (EOFError, zlib.error, gzip.BadGzipFile, FileNotFoundError, ImageFileError)
 
 
 def map_cases(
