@@ -88,7 +88,8 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         """
         channels, heads = (tuple(map(str, range(n))) for n in (n_inputs, n_outputs))
         spec = NetworkSpec(class_name, arch_kwargs, tuple(requires_import), channels, heads)
-        return spec.build_empty().compute_conv_feature_map_size(patch_size)
+        network: Any = spec.build_empty()
+        return network.compute_conv_feature_map_size(patch_size)
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """Always our own name: another spacing or preset must not share preprocessed data."""

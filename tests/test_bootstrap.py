@@ -80,3 +80,10 @@ def test_same_seed_same_numbers():
     a, b = rng.random(9), rng.random(9)
     assert paired_difference(a, b, seed=3) == paired_difference(a, b, seed=3)
     assert paired_difference(a, b, seed=3) != paired_difference(a, b, seed=4)
+
+
+def test_few_cases_decide_nothing_however_clear_they_look():
+    a = np.linspace(0.1, 0.2, 9)
+    assert [paired_difference(a[:n], a[:n] + 0.5).verdict for n in (2, 5, 6, 9)] == [
+        "cannot be told apart", "cannot be told apart", "gain", "gain",
+    ]  # fmt: skip

@@ -11,6 +11,7 @@ a worker process would have to unpickle.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -18,6 +19,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
 from atlas_nnunet.errors import PlanError
+from atlas_nnunet.progress import current
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
 from atlas_nnunet.training.loss import (
     DeepSupervision,
@@ -159,6 +161,17 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         with whole_file(Path(filename)) as partial:
             super().save_checkpoint(str(partial))
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.local_rank == 0:
+            per_epoch = self.num_iterations_per_epoch
+            current().begin(self.current_epoch * per_epoch, self.num_epochs * per_epoch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """As the host does; 0/0, a structure in no validation batch, is nan without a warning."""
+        with np.errstate(invalid="ignore"):
+            super().on_validation_epoch_end(val_outputs)
+
     def on_epoch_end(self) -> None:
         """Also leave the curves where a program can read them: the host only draws them."""
         super().on_epoch_end()
@@ -166,6 +179,7 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             curves = {ours: [float(v) for v in self.logger.get_value(key, step=None)]
                       for ours, key in CURVES.items()}  # fmt: skip
             write_json(Path(self.output_folder) / "curves.json", curves)
+            current().epoch(**{name: values[-1] for name, values in curves.items()})
 
     def on_train_end(self) -> None:
         super().on_train_end()
@@ -200,6 +214,8 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
             self.optimizer.step()
+        if self.local_rank == 0:
+            current().step()
         return {"loss": loss.detach().cpu().numpy()}
 
     def validation_step(self, batch: dict) -> dict:

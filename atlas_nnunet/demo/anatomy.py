@@ -65,7 +65,8 @@ ORGANS: dict[str, tuple[Shape, ...]] = {
 }
 
 # The small bowel lies in coils: a closed curve of these frequencies, drawn anew for each patient.
-COILS = {"center": (0, 34, -40), "axes": (66, 34, 62), "radius": 13.0, "points": 46}
+COILS_CENTER_MM, COILS_AXES_MM = (0, 34, -40), (66, 34, 62)
+COILS_RADIUS_MM, COILS_POINTS = 13.0, 46
 
 # A tree in the liver, from the vena cava outwards.
 HEPATIC_VESSELS = (

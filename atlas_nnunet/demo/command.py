@@ -18,8 +18,8 @@ from atlas_nnunet.demo.budget import (
     FOLDERS,
     PHANTOM,
     PRETRAIN_PLANS,
-    QUICK,
     Budget,
+    quick,
 )
 from atlas_nnunet.demo.flow import Side, Step, evaluation, steps
 from atlas_nnunet.errors import AtlasError
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         source, target = _folders(args)
         budget = FOLDERS
     if args.quick:
-        budget = QUICK
+        budget = quick(budget)
     plan = steps(
         source, target, budget, out, seed=args.seed, device=args.device, processes=args.processes
     )

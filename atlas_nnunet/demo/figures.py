@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +13,56 @@ import numpy as np
 
 from atlas_nnunet.labelmap import Coding
 
+Colour = tuple[float, float, float]
+
 WINDOW_HU = (-160.0, 240.0)
+AIR_HU = -400.0
 COLOURS = {"pretrain": "#6b7280", "scratch": "#d97706", "transfer": "#0f766e"}
 
 
-def _figure(columns: int, width: float, height: float) -> tuple[Any, Any]:
+@contextmanager
+def _figure(columns: int, width: float, height: float) -> Iterator[tuple[Any, Any, io.BytesIO]]:
+    """(figure, axes, PNG bytes once the block is left), in matplotlib's own style.
+
+    nnU-Net draws its progress with another style, and leaves that behind for the whole process.
+    """
+    from matplotlib import rc_context, rcParamsDefault
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _png(figure: Any) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
-    return stream.getvalue()
+    with rc_context(rcParamsDefault):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(1, columns, squeeze=False)[0], stream
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
 
 
 def curves_picture(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """Loss and online Dice by epoch, for every training."""
-    figure, (loss, dice) = _figure(2, 10, 3.4)
-    for run, own in curves.items():
-        epochs = range(1, len(own["train_loss"]) + 1)
-        loss.plot(epochs, own["train_loss"], color=COLOURS[run], label=run)
-        loss.plot(epochs, own["val_loss"], color=COLOURS[run], linestyle=":")
-        dice.plot(epochs, own["dice"], color=COLOURS[run], label=run)
-    loss.set(xlabel="epoch", ylabel="loss (dotted: validation batches)")
-    dice.set(xlabel="epoch", ylabel="online Dice of validation batches", ylim=(0, 1))
-    dice.legend(frameon=False)
-    return _png(figure)
+    with _figure(2, 10, 3.4) as (_, (loss, dice), png):
+        for run, own in curves.items():
+            epochs = range(1, len(own["train_loss"]) + 1)
+            loss.plot(epochs, own["train_loss"], color=COLOURS[run], label=run)
+            loss.plot(epochs, own["val_loss"], color=COLOURS[run], linestyle=":")
+            dice.plot(epochs, own["dice"], color=COLOURS[run], label=run)
+        loss.set(xlabel="epoch", ylabel="loss (dotted: validation batches)")
+        dice.set(xlabel="epoch", ylabel="online Dice of validation batches", ylim=(0, 1))
+        dice.legend(frameon=False)
+    return png.getvalue()
 
 
 def cases_picture(scratch: Sequence[float], transfer: Sequence[float]) -> bytes:
     """Mean Dice of every held-out case in both arms, joined by a line."""
-    figure, (axis,) = _figure(1, 4.6, 3.4)
-    for pair in zip(scratch, transfer, strict=True):
-        better = pair[1] >= pair[0]
-        axis.plot([0, 1], pair, "-o", color=COLOURS["transfer" if better else "scratch"], alpha=0.7)
-    axis.set(xticks=[0, 1], xticklabels=["scratch", "transfer"], ylabel="mean Dice of a case",
-             xlim=(-0.3, 1.3), ylim=(0, 1))  # fmt: skip
-    return _png(figure)
+    with _figure(1, 4.6, 3.4) as (_, (axis,), png):
+        for pair in zip(scratch, transfer, strict=True):
+            winner = "transfer" if pair[1] >= pair[0] else "scratch"
+            axis.plot([0, 1], pair, "-o", color=COLOURS[winner], alpha=0.7)
+        axis.set(xticks=[0, 1], xticklabels=["scratch", "transfer"], ylabel="mean Dice of a case",
+                 xlim=(-0.3, 1.3), ylim=(0, 1))  # fmt: skip
+    return png.getvalue()
 
 
 def overlay_picture(ct: Path, masks: Mapping[str, Path], dataset_json: Mapping[str, Any]) -> bytes:
-    """One axial slice of one case, with each mask's structures in colour.
+    """One axial slice of one case, seen from the feet, with each mask's structures in colour.
 
     Args:
         ct: The case's CT.
@@ -68,20 +75,53 @@ def overlay_picture(ct: Path, masks: Mapping[str, Path], dataset_json: Mapping[s
     reference = next(iter(volumes.values()))
     present = [len(np.unique(reference[:, :, k])) for k in range(reference.shape[2])]
     k = int(np.argmax(present))
-    palette = np.random.default_rng(3).permutation(np.linspace(0, 1, len(coding.structures)))
-    figure, axes = _figure(len(volumes), 4.2 * len(volumes), 4.2)
+    around = _body(image[:, :, k])
+    grey = (image[:, :, k][around] - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0])
+    grey = np.repeat(np.clip(grey, 0, 1)[..., None], 3, 2)
+    colours = _colours(coding.structures)
+    seen = set()
+    width = 4.2  # inches; what is above and below the slices takes one inch
+    height = 1.0 + width * grey.shape[1] / grey.shape[0]
+    with _figure(len(volumes), width * len(volumes), height) as (figure, axes, png):
+        for axis, (title, codes) in zip(axes, volumes.items(), strict=True):
+            shown = grey.copy()
+            for name, colour in colours.items():
+                inside = coding.mask_of(codes[:, :, k][around], name)
+                shown[inside] = 0.45 * shown[inside] + 0.55 * np.array(colour)
+                seen |= {name} if inside.any() else set()
+            # Radiologists' view: the patient's right is on the left, front is up.
+            axis.imshow(shown.transpose(1, 0, 2)[::-1, ::-1], interpolation="nearest")
+            axis.set_title(title)
+            axis.axis("off")
+        _legend(figure, {name: c for name, c in colours.items() if name in seen})
+    return png.getvalue()
+
+
+def _colours(names: Sequence[str]) -> dict[str, Colour]:
+    """Distinct colours, neighbours in the list far apart; the same whatever is in a slice."""
     from matplotlib import colormaps
 
-    for axis, (title, codes) in zip(axes, volumes.items(), strict=True):
-        grey = np.clip((image[:, :, k] - WINDOW_HU[0]) / (WINDOW_HU[1] - WINDOW_HU[0]), 0, 1)
-        shown = np.repeat(grey[..., None], 3, 2)
-        for place, name in zip(palette, coding.structures, strict=True):
-            inside = coding.mask_of(codes[:, :, k], name)
-            shown[inside] = 0.45 * shown[inside] + 0.55 * np.array(colormaps["turbo"](place)[:3])
-        axis.imshow(shown.transpose(1, 0, 2), origin="lower")
-        axis.set_title(title)
-        axis.axis("off")
-    return _png(figure)
+    places = np.random.default_rng(3).permutation(np.linspace(0, 1, len(names)))
+    pairs = zip(names, places, strict=True)
+    return {name: colormaps["turbo"](place)[:3] for name, place in pairs}
+
+
+def _legend(figure: Any, colours: Mapping[str, Colour]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+
+
+def _body(slice_hu: np.ndarray) -> tuple[slice, slice]:
+    """The patient's bounding box in a slice; the whole slice where there is only air."""
+    inside = slice_hu > AIR_HU
+    spans = []
+    for axis in (0, 1):
+        found = np.flatnonzero(inside.any(1 - axis))
+        spans.append(slice(found[0], found[-1] + 1) if found.size else slice(None))
+    return spans[0], spans[1]
 
 
 def _canonical(path: Path) -> np.ndarray:

@@ -7,7 +7,7 @@ little darker than what they lie in. The same seed gives the same bytes, in any 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -160,25 +160,29 @@ def _varied(
     moved: list[anatomy.Shape] = []
     for s in shapes:
         if isinstance(s, anatomy.Blob):
-            axes = tuple(float(a * size * rng.normal(1, 0.05)) for a in s.axes)
-            center = tuple(float(c) for c in np.array(s.center) + shift)
+            axes = _point([a * size * rng.normal(1, 0.05) for a in s.axes])
+            center = _point(np.array(s.center) + shift)
             moved.append(anatomy.Blob(center, axes, s.tilt_deg + float(rng.normal(0, 6))))
         else:
             jitter = rng.normal(0, 4.0, (len(s.points), 3))
-            points = tuple(tuple(float(c) for c in p) for p in np.array(s.points) + shift + jitter)
+            points = tuple(_point(p) for p in np.array(s.points) + shift + jitter)
             radius = (s.radius[0] * float(size), s.radius[1] * float(size))
             moved.append(anatomy.Tube(points, radius, s.hollow))
     return tuple(moved)
 
 
+def _point(values: Iterable[float]) -> tuple[float, float, float]:
+    x, y, z = (float(v) for v in values)
+    return x, y, z
+
+
 def _coils(rng: np.random.Generator) -> anatomy.Tube:
     """A curve that fills the lower abdomen in loops."""
-    n = anatomy.COILS["points"]
-    t = np.linspace(0, 2 * np.pi, n)
+    t = np.linspace(0, 2 * np.pi, anatomy.COILS_POINTS)
     waves = [np.sin(rng.integers(low, low + 4) * t + rng.uniform(0, 6.28)) for low in (4, 6, 3)]
-    curve = np.stack(waves, 1) * np.array(anatomy.COILS["axes"]) + anatomy.COILS["center"]
-    points = tuple(tuple(float(c) for c in p) for p in curve)
-    return anatomy.Tube(points, (anatomy.COILS["radius"],) * 2, hollow=True)
+    curve = np.stack(waves, 1) * np.array(anatomy.COILS_AXES_MM) + anatomy.COILS_CENTER_MM
+    points = tuple(_point(p) for p in curve)
+    return anatomy.Tube(points, (anatomy.COILS_RADIUS_MM,) * 2, hollow=True)
 
 
 def _scan(

@@ -67,7 +67,11 @@ def _picture(png: bytes) -> str:
 
 def _shares(result: DemoResult) -> str:
     report = result.transfer_report
-    groups = {**report["groups"], "all": report["shares"]}
+    own = report["groups"]
+    groups = {
+        **{name: own[name] for name in ("encoder", "decoder", "head")},
+        "all": report["shares"],
+    }
     bars = "".join(
         f"<tr><td>{escape(name)}</td><td><div class=bar>"
         + "".join(

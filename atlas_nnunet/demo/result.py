@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atlas_nnunet.kernels.bootstrap import PairedDifference, paired_difference
+from atlas_nnunet.kernels.bootstrap import MIN_CASES, PairedDifference, paired_difference
 
 ARMS = ("scratch", "transfer")
 
@@ -68,7 +68,7 @@ COLUMNS = ("structure", "n", "scratch", "transfer", "difference [95 %]")
 
 def rows(result: DemoResult, score: str) -> list[tuple[str, ...]]:
     """Cells of the table: one row a structure, and one for the cases' means."""
-    out = []
+    out: list[tuple[str, ...]] = []
     for name in (*result.structures, None):
         d = result.difference(score, name)
         interval = f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
@@ -88,6 +88,7 @@ def headline(result: DemoResult) -> str:
     return (
         f"Over {d.n} held-out cases {verdict}: mean Dice {d.mean_b:.3f} against {d.mean_a:.3f}, "
         f"paired difference {d.difference:+.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})."
+        + (f" Fewer than {MIN_CASES} cases decide nothing." if d.n < MIN_CASES else "")
     )
 
 

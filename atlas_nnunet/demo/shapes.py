@@ -73,7 +73,7 @@ def _weights(coarse: int, fine: int) -> np.ndarray:
 
 def draw(shapes: tuple[Shape, ...], space: Space) -> list[tuple[Box, np.ndarray]]:
     """(box, depth) for each part of an organ; depth is 0 in the middle, 1 on the surface."""
-    parts = []
+    parts: list[tuple[Box, np.ndarray] | None] = []
     for shape in shapes:
         parts += [_blob(shape, space)] if isinstance(shape, Blob) else _tube(shape, space)
     return [part for part in parts if part is not None]
@@ -95,7 +95,7 @@ def _blob(shape: Blob, space: Space) -> tuple[Box, np.ndarray] | None:
 def _tube(shape: Tube, space: Space) -> list[tuple[Box, np.ndarray]]:
     points = np.array(shape.points, np.float32)
     radii = np.linspace(*shape.radius, len(points)).astype(np.float32)
-    parts = []
+    parts: list[tuple[Box, np.ndarray]] = []
     for start, stop, r0, r1 in zip(points, points[1:], radii, radii[1:], strict=False):
         reach = max(r0, r1) * 1.1
         box = space.box(np.minimum(start, stop) - reach, np.maximum(start, stop) + reach)

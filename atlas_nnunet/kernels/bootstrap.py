@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Below this no paired test can tell two arms apart at 5 %, two-sided: 2 * 0.5**n > 0.05, the sign
+# test where all cases agree. A bootstrap of so few does not know that.
+MIN_CASES = 6
+
 
 @dataclass(frozen=True)
 class PairedDifference:
@@ -31,7 +35,9 @@ class PairedDifference:
 
     @property
     def verdict(self) -> str:
-        """What the interval allows to say."""
+        """What interval and number of cases allow to say."""
+        if self.n < MIN_CASES:
+            return "cannot be told apart"
         if self.low > 0:
             return "gain"
         return "loss" if self.high < 0 else "cannot be told apart"

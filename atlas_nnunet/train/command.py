@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import dataset_name, read_json, run_host_training, use_our_trainers
+from atlas_nnunet.progress import training_bar
 
 RECORD = "atlas_train.json"
+OURS = ("AtlasPretrainTrainer", "AtlasTransferTrainer")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,10 +52,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     write_json(record, {"key": key})
     use_our_trainers()
-    run_host_training(
-        dataset.name, args.configuration, args.fold, args.trainer, args.plans, args.device,
-        resume=known == key and started,
-    )  # fmt: skip
+    # Other trainers tell us nothing to draw a bar from: theirs are the host's own lines.
+    shown = training_bar(f"train {dataset.name}") if args.trainer in OURS else nullcontext()
+    with shown:
+        run_host_training(
+            dataset.name, args.configuration, args.fold, args.trainer, args.plans, args.device,
+            resume=known == key and started,
+        )  # fmt: skip
     print(f"written: {folder / 'checkpoint_final.pth'}")
     return 0
 

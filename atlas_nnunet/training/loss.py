@@ -157,6 +157,7 @@ class Regions(nn.Module):
         member = torch.zeros(max(map(max, codes)) + 1, len(codes), dtype=torch.bool)
         for structure, own in enumerate(codes):
             member[own, structure] = True
+        self.member: Tensor
         self.register_buffer("member", member)
 
     def forward(self, codes: Tensor) -> Tensor:

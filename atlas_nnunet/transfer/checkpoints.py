@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy._core import multiarray  # where pickles of numpy 2 say that its scalars are made
 from torch import Tensor
 
 from atlas_nnunet.artefacts import file_hash
@@ -16,8 +17,8 @@ from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import NetworkSpec, network_spec
 
 # What a genuine nnU-Net checkpoint holds beside tensors and plain values: numbers of its log.
-SAFE = [
-    np._core.multiarray.scalar, np.ndarray, np.dtype, np._core.multiarray._reconstruct,
+SAFE: list[Any] = [
+    multiarray.scalar, np.ndarray, np.dtype, multiarray._reconstruct,
     *(type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64, np.int64, np.bool_)),
 ]  # fmt: skip
 

@@ -124,7 +124,7 @@ def head_rows(p: Pair) -> Tensor:
     positive, that is where sigmoid said above one half.
     """
     source, out = source_of(p), p.target.clone()
-    against = 0.0
+    against: Tensor | float = 0.0
     if p.heads.source_is_softmax and not p.heads.target_is_softmax:
         against = source[p.heads.source.index(BACKGROUND)]
     for target_row, source_row in p.heads.shared.items():

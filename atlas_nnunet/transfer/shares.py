@@ -56,7 +56,7 @@ def forecast(source: NetworkSpec, target: NetworkSpec, names: Mapping[str, str])
         target: The planned one.
         names: Head name -> canonical structure.
     """
-    parameters = [dict(spec.build_empty().named_parameters()) for spec in (source, target)]
-    places = namesakes(list(parameters[0]), source.n_stages, list(parameters[1]), target.n_stages)
+    old, new = (dict(spec.build_empty().named_parameters()) for spec in (source, target))
+    places = namesakes(list(old), source.n_stages, list(new), target.n_stages)
     heads = canonical_heads(source.heads, target.heads, names)
-    return Shares.of([decide(pair) for pair in pairs_of(*parameters, places, heads)])
+    return Shares.of([decide(pair) for pair in pairs_of(old, new, places, heads)])
