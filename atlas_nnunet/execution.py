@@ -10,17 +10,17 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from nibabel.filebasedimages import ImageFileError
 from tqdm import tqdm
 
 from atlas_nnunet.errors import AtlasError, SourceError
+from atlas_nnunet.images import NO_IMAGE
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 # What a broken input raises in the libraries that read it. Anything else is a bug of ours, or a
 # full disk, and keeps its traceback.
-BROKEN_INPUT = (EOFError, zlib.error, gzip.BadGzipFile, FileNotFoundError, ImageFileError)
+BROKEN_INPUT = (EOFError, zlib.error, gzip.BadGzipFile, FileNotFoundError, *NO_IMAGE)
 
 
 def map_cases(

@@ -10,13 +10,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from atlas_nnunet.errors import GeometryError, LabelMapError, SourceError
 from atlas_nnunet.geometry import Grid
 
 GZIP_MAGIC = b"\x1f\x8b"
 INTEGER_TOLERANCE = 0.01  # slope-scaled masks read 1.99996948 for 2; 0.4 is no label
-UNREADABLE = (EOFError, OSError, zlib.error, ImageFileError, ValueError)
+NO_IMAGE = (ImageFileError, HeaderDataError, WrapStructError)  # what nibabel says of other files
+UNREADABLE = (EOFError, OSError, zlib.error, ValueError, *NO_IMAGE)
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,15 @@ def read_ct(path: Path) -> Volume:
     return volume
 
 
-def as_mask(array: np.ndarray) -> np.ndarray:
-    """A structure's mask: above 0.5, as the authors of AbdomenAtlas combine theirs."""
+def as_mask(array: np.ndarray, where: str) -> np.ndarray:
+    """A structure's mask: above 0.5, as the authors of AbdomenAtlas combine theirs.
+
+    Raises:
+        LabelMapError: a voxel is NaN: neither in nor out.
+    """
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise LabelMapError(f"{int(np.isnan(array).sum())} voxels of the mask are NaN", where=where,
+                            do="fetch the mask again, or leave the case out")  # fmt: skip
     return array if array.dtype == bool else array > 0.5
 
 

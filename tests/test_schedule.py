@@ -47,9 +47,12 @@ def test_a_frozen_body_does_not_move_and_thaws():
         before = head.detach().clone(), body.detach().clone()
         optimizer.zero_grad(set_to_none=True)
         (head.sum() ** 2 + (body * 1.0).sum() ** 2).backward()
+        scheduler.drop_frozen_gradients()
         optimizer.step()
         moved.append([not torch.equal(a, b) for a, b in zip(before, (head, body), strict=True)])
     assert moved == [[True, False]] * 2 + [[True, True]] * 18
+    assert head.requires_grad
+    assert body.requires_grad, "a wrapper for several GPUs must not see it change"
 
 
 def test_a_plan_without_our_section_trains_as_nnunet_does():

@@ -59,6 +59,24 @@ def test_a_second_fingerprint_looks_at_new_cases_only(planned, tmp_path, capsys)
     assert "1 of 4 cases were new" in capsys.readouterr().out
 
 
+def test_cases_seen_one_by_one_in_any_order_give_the_fingerprint_of_all(planned, tmp_path):
+    raw, name = "nnUNet_raw/Dataset701_Tiny", "dataset_fingerprint.json"
+    whole = (planned.folder / "nnUNet_preprocessed/Dataset701_Tiny" / name).read_bytes()
+    space = Workspace(tmp_path)
+    shutil.copytree(planned.folder / raw, space.folder / raw)
+    put_aside = [*(space.folder / raw).rglob("case_000*"), *(space.folder / raw).rglob("case_002*")]
+    assert len(put_aside) == 4
+    for path in put_aside:
+        path.rename(tmp_path / path.name)
+    assert space.run("fingerprint", 701, "-np", 1) == 0
+    made = space.folder / "nnUNet_preprocessed/Dataset701_Tiny" / name
+    assert made.read_bytes() != whole
+    for path in put_aside:
+        (tmp_path / path.name).rename(path)
+    assert space.run("fingerprint", 701, "-np", 2) == 0
+    assert made.read_bytes() == whole
+
+
 def test_a_broken_case_is_named_and_no_fingerprint_is_written(planned, tmp_path, capsys):
     space = copy_of(planned, tmp_path)
     image = space.folder / "nnUNet_raw/Dataset701_Tiny/imagesTr/case_002_0000.nii.gz"

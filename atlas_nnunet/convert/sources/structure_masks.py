@@ -97,7 +97,7 @@ def read_masks(
             status[name] = Status.UNLABELLED.value
             continue
         volume = read_nifti(path)
-        mask = as_mask(place(volume.array, volume.grid, path.name))
+        mask = as_mask(place(volume.array, volume.grid, path.name), str(path))
         if name in found.predicted:
             status[name] = Status.PSEUDO.value
         elif not mask.any():  # reviewed, and there is none

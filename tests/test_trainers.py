@@ -1,0 +1,132 @@
+"""The trainers in nnU-Net's hands: what they start from, what they refuse, what decides weights."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from support import Workspace, write_tiny_dataset
+
+pytestmark = pytest.mark.host
+pytest.importorskip("nnunetv2")
+
+CONFIGURATION = "3d_fullres"
+SHORT = ("--preset", "cpu", "--memory-gb", 0.02, "--epochs", 2, "--iterations", 3,
+         "--val-iterations", 1, "--no-final-validation")  # fmt: skip
+
+
+@pytest.fixture
+def space(planned, tmp_path):
+    """A copy of the planned set, with a target planned after it."""
+    space = Workspace(tmp_path / "space")
+    shutil.copytree(planned.folder, space.folder)
+    write_tiny_dataset(space.folder / "nnUNet_raw", "Dataset501_Target", 3, seed=2)
+    source = space.folder / "nnUNet_preprocessed/Dataset701_Tiny/AtlasPretrainPlans.json"
+    for words in (
+        ("fingerprint", 501, "-np", 1),
+        ("plan", 501, "-pl", "AtlasTransferPlanner", "--from", source, *SHORT),
+        ("plan", 501, "-pl", "AtlasTransferPlanner", "-p", "Scratch", "--from", source, *SHORT,
+         "--schedule", "scratch"),
+        ("preprocess", 501, "-p", "AtlasTransferPlans", "-np", 1),
+        ("preprocess", 501, "-p", "Scratch", "-np", 1),
+    ):  # fmt: skip
+        assert space.run(*words) == 0
+    return space
+
+
+def final(space, trainer, plans, dataset="Dataset501_Target"):
+    folder = space.folder / "nnUNet_results" / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
+    return folder / "fold_all" / "checkpoint_final.pth"
+
+
+def weights(path):
+    return torch.load(path, map_location="cpu", weights_only=False)["network_weights"]
+
+
+def train(space, plans, *more):
+    words = ("train", 501, CONFIGURATION, "all", "-tr", "AtlasTransferTrainer", "-p", plans)
+    return space.run(*words, "-device", "cpu", *more)
+
+
+def test_without_transferred_weights_nothing_trains_and_the_command_is_named(space, capsys):
+    assert train(space, "AtlasTransferPlans") == 2
+    said = capsys.readouterr().err
+    assert f"atlas-nnunet transfer Dataset501_Target -c {CONFIGURATION}" in said
+    assert not final(space, "AtlasTransferTrainer", "AtlasTransferPlans").exists()
+
+
+def test_scratch_starts_from_nothing_and_the_console_shows_a_bar(space, capsys):
+    assert train(space, "Scratch") == 0
+    shown = capsys.readouterr()
+    assert "train Dataset501_Target" in shown.err
+    assert "6/6" in shown.err
+    assert "Pseudo dice" not in shown.out, "the host's lines are in its log file"
+    path = final(space, "AtlasTransferTrainer", "Scratch")
+    log = next(path.parent.glob("training_log*.txt")).read_text()
+    assert "Pseudo dice" in log
+    assert "label status" in log
+    curves = json.loads((path.parent / "curves.json").read_text())
+    assert {len(values) for values in curves.values()} == {2}
+    assert train(space, "Scratch") == 0
+    assert "done before" in capsys.readouterr().out
+
+
+def test_training_starts_from_the_transferred_weights(space):
+    """With a rate next to nothing, what comes out is what went in."""
+    source = space.folder / "nnUNet_preprocessed/Dataset701_Tiny/AtlasPretrainPlans.json"
+    assert space.run("train", 701, CONFIGURATION, "all", "-device", "cpu") == 0
+    pretrained = final(space, "AtlasPretrainTrainer", "AtlasPretrainPlans", "Dataset701_Tiny")
+    still = ("--optimizer", "sgd", "--learning-rate", 1e-12, "--weight-decay", 0)
+    assert space.run("plan", 501, "-pl", "AtlasTransferPlanner", "--from", source, *SHORT,
+                     *still) == 0  # fmt: skip
+    assert space.run("transfer", 501, "--from", pretrained) == 0
+    assert train(space, "AtlasTransferPlans") == 0
+    trained = weights(final(space, "AtlasTransferTrainer", "AtlasTransferPlans"))
+    folder = space.folder / "nnUNet_preprocessed/Dataset501_Target/atlas_nnunet"
+    started = weights(folder / f"AtlasTransferPlans__{CONFIGURATION}.transferred.pth")
+    assert started.keys() <= trained.keys()
+    for name, value in started.items():
+        assert torch.allclose(trained[name], value, atol=1e-8), name
+    before = weights(pretrained)
+    name = "encoder.stages.0.0.convs.0.conv.weight"
+    assert torch.equal(started[name], before[name]), "and they are the source's"
+
+    # The start is part of what a run is made of: another start is another run, not a finished one.
+    assert space.run("transfer", 501, "--from", pretrained, "--seed", 7) == 0
+    assert train(space, "AtlasTransferPlans") == 2
+    assert train(space, "AtlasTransferPlans", "--overwrite") == 0
+
+
+def test_lost_label_status_stops_the_training(space, capsys):
+    lost = space.folder / "nnUNet_preprocessed/Dataset501_Target/conversion.json"
+    lost.unlink()
+    assert train(space, "Scratch") == 2
+    said = capsys.readouterr().err
+    assert "conversion.json" in said
+    assert "atlas-nnunet preprocess Dataset501_Target" in said
+
+
+def test_neither_workers_nor_time_change_the_weights(planned, tmp_path, monkeypatch):
+    """Bit for bit: the batches are drawn by number, whoever prepares them."""
+    from atlas_nnunet.cli import main
+
+    found = []
+    for workers in ("0", "2"):
+        space = Workspace(tmp_path / workers)
+        shutil.copytree(planned.folder, space.folder)
+        for name, value in {**space.variables, "nnUNet_n_proc_DA": workers}.items():
+            monkeypatch.setenv(name, value)
+        assert main(["train", "701", CONFIGURATION, "all", "-device", "cpu"]) == 0
+        path = final(space, "AtlasPretrainTrainer", "AtlasPretrainPlans", "Dataset701_Tiny")
+        found.append(weights(path))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_the_ignore_label_is_refused_in_words(space, capsys):
+    for folder in ("nnUNet_preprocessed", "nnUNet_raw"):
+        path = space.folder / folder / "Dataset501_Target/dataset.json"
+        content = json.loads(path.read_text())
+        content["labels"]["ignore"] = 6
+        path.write_text(json.dumps(content))
+    assert train(space, "Scratch") == 2
+    assert "-tr nnUNetTrainer" in capsys.readouterr().err
