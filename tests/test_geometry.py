@@ -54,6 +54,8 @@ def test_codes_say_where_axes_point():
         (grid(origin=(0, 0, 0)), Relation.ORIGIN_DIFFERS),
         (grid(origin=(-7.001, 11, 30)), Relation.SAME),
         (grid(spacing=(1.0, 2.0, 3.1)), Relation.ELSEWHERE),
+        # Each number of the affine is within a tolerance, the far corner is not.
+        (grid(spacing=(1.0, 2.0, 3.002)), Relation.ORIGIN_DIFFERS),
         (grid(shape=(4, 5, 7)), Relation.ELSEWHERE),
         (grid(angle=0.2), Relation.ELSEWHERE),
     ],

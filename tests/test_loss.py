@@ -84,6 +84,16 @@ def test_a_pseudo_label_counts_by_its_weight():
 
 @given(st.integers(0, 99))
 @settings(max_examples=20)
+def test_a_patient_whose_structure_is_unlabelled_is_not_in_the_dice_of_the_batch(seed):
+    """With one Dice over the batch, leaving a patient's structure out is having no such patient."""
+    logits, regions, _ = batch((3, 1, 4, 4, 4), seed)
+    loss = RegionLoss(True)
+    out = loss(logits, regions, torch.tensor([[1.0], [0.0], [1.0]]))
+    torch.testing.assert_close(out, loss(logits[::2], regions[::2], torch.ones(2, 1)))
+
+
+@given(st.integers(0, 99))
+@settings(max_examples=20)
 def test_marginal_loss_cannot_tell_background_from_an_unlabelled_class(seed):
     logits, _, classes = batch((2, 4, 3, 3, 3), seed)
     weights = torch.ones(2, 4)

@@ -30,16 +30,5 @@ def normalised_surface_distance(
     empty = (not reference.any(), not prediction.any())
     if any(empty):
         return WHEN_EMPTY[empty]
-    where = _box(reference | prediction)
-    distances = compute_surface_distances(reference[where], prediction[where], spacing_mm)
+    distances = compute_surface_distances(reference, prediction, spacing_mm)  # crops both itself
     return float(compute_surface_dice_at_tolerance(distances, tolerance_mm))
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The bounding box of a mask and one voxel around: a surface needs its outside."""
-    slices = []
-    for axis in range(mask.ndim):
-        others = tuple(a for a in range(mask.ndim) if a != axis)
-        inside = np.flatnonzero(mask.any(others))
-        slices.append(slice(max(0, int(inside[0]) - 1), int(inside[-1]) + 2))
-    return tuple(slices)
