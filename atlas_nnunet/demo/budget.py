@@ -38,8 +38,9 @@ class Budget:
     pretrain: Length
     finetune: Length
     optimizer: str = "adamw"
-    pretrain_rate: float = 1e-3
-    rates: tuple[tuple[str, float], ...] = (("transfer", 5e-4), ("scratch", 1e-3))
+    # Of the rates tried, the best for each training, scratch included: docs/LOG.md.
+    pretrain_rate: float = 3e-3
+    rates: tuple[tuple[str, float], ...] = (("transfer", 3e-3), ("scratch", 1e-2))
     spacing_mm: tuple[float, float, float] | None = None
     target_spacing_mm: tuple[float, float, float] | None = None
     memory_gb: float = 0.25

@@ -104,8 +104,8 @@ def _seconds(result: DemoResult) -> str:
 def _notes(result: DemoResult) -> str:
     arms = result.arms.values()
     notes = [
-        "Both arms: the same network, patch, batch, number of iterations and seed; "
-        "only the starting weights, the schedule and the learning rate differ.",
+        "Both arms: the same network, patch, batch, number of iterations and seed; the starting "
+        "weights, the schedule and the learning rate (each arm's best of those tried) differ.",
         f"Empty masks: {result.arms['transfer']['empty_policy']}.",
         *(f"Unlabelled, not scored: {case}: {', '.join(names)}"
           for case, names in result.arms["transfer"]["not_scored"].items()),
