@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,15 +83,32 @@ class Dataset:
         return self.results / f"{trainer}__{plans_name}__{configuration}" / f"fold_{fold}"
 
 
+def partial_path(path: Path) -> Path:
+    """A temporary name beside `path`.
+
+    It keeps the file ending (writers look at it) and names machine and process, so that two runs
+    at once do not write into one file, and `sweep` knows whose leftovers may go.
+    """
+    return path.with_name(f".partial~{os.uname().nodename}~{os.getpid()}~{path.name}")
+
+
+def sweep(*folders: Path) -> None:
+    """Remove what killed processes of this machine left half-written.
+
+    nnU-Net lists a folder by file ending and would take such a file for a case.
+    """
+    for folder in folders:
+        for path in folder.glob(".partial~*"):
+            _, machine, process, _ = path.name.split("~", 3)
+            if machine == os.uname().nodename and not Path(f"/proc/{process}").exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes `path` only if nothing went wrong.
-
-    The temporary name keeps the file ending (writers look at it) and carries the process
-    number, so that two runs at once do not write into one file.
-    """
+    """A temporary name to write to; it becomes `path` only if nothing went wrong."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = partial_path(path)
     try:
         yield partial
         os.replace(partial, path)

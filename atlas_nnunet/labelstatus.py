@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """What a zero or a one in a structure's mask is worth."""
 
     ANNOTATED = "annotated"  # drawn or reviewed by a person

@@ -138,6 +138,15 @@ def test_preprocessing_resumes_by_content(planned, tmp_path, capsys):
     assert not [p for p in arrays.rglob("*") if ".partial" in p.name]
 
 
+def test_a_case_that_is_gone_is_not_trained_on(planned, tmp_path):
+    space = copy_of(planned, tmp_path)
+    for path in (space.folder / "nnUNet_raw/Dataset701_Tiny").rglob("case_003*"):
+        path.unlink()
+    assert space.run("preprocess", 701, "-np", 1) == 0
+    assert not list((space.folder / ARRAYS).glob("case_003*"))
+    assert len(list((space.folder / ARRAYS).glob("case_*.pkl"))) == 3
+
+
 def realistic(space, name="Dataset701_Tiny"):
     """A fingerprint of abdominal CTs, so that presets plan what they would plan there."""
     rng = np.random.default_rng(0)

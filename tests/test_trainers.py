@@ -92,7 +92,8 @@ def test_training_starts_from_the_transferred_weights(space):
     assert torch.equal(started[name], before[name]), "and they are the source's"
 
     # The start is part of what a run is made of: another start is another run, not a finished one.
-    assert space.run("transfer", 501, "--from", pretrained, "--seed", 7) == 0
+    other = final(space, "AtlasTransferTrainer", "AtlasTransferPlans")
+    assert space.run("transfer", 501, "--from", other) == 0
     assert train(space, "AtlasTransferPlans") == 2
     assert train(space, "AtlasTransferPlans", "--overwrite") == 0
 
@@ -130,3 +131,56 @@ def test_the_ignore_label_is_refused_in_words(space, capsys):
         path.write_text(json.dumps(content))
     assert train(space, "Scratch") == 2
     assert "-tr nnUNetTrainer" in capsys.readouterr().err
+
+
+def write_foreign(folder):
+    """What somebody else put into nnUNet_raw: plain labels, other names, no word of ours."""
+    import nibabel as nib
+    import numpy as np
+    from support import tiny_case
+
+    values = {"kidney_left": 1, "kidney_right": 2, "liver": 3}
+    for number in range(3):
+        ct_hu, masks = tiny_case(np.random.default_rng([9, number]))
+        labels = sum(value * masks[name].astype(np.uint8) for name, value in values.items())
+        for sub, array, ending in (("imagesTr", ct_hu, "_0000"), ("labelsTr", labels, "")):
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+            path = folder / sub / f"p{number}{ending}.nii.gz"
+            nib.save(nib.Nifti1Image(array, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    description = {
+        "channel_names": {"0": "CT"}, "numTraining": 3, "file_ending": ".nii.gz",
+        "labels": {"background": 0, "Left Kidney": 1, "Right Kidney": 2, "Liver": 3},
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+def test_a_data_set_that_somebody_else_converted_goes_the_whole_way(space, tmp_path):
+    """Softmax heads from region heads, joined by what their names mean; all is annotated."""
+    write_foreign(space.folder / "nnUNet_raw/Dataset610_Foreign")
+    assert space.run("train", 701, CONFIGURATION, "all", "-device", "cpu") == 0
+    pretrained = final(space, "AtlasPretrainTrainer", "AtlasPretrainPlans", "Dataset701_Tiny")
+    images = space.folder / "nnUNet_raw/Dataset610_Foreign/imagesTr"
+    labels = space.folder / "nnUNet_raw/Dataset610_Foreign/labelsTr"
+    common = ("-p", "AtlasTransferPlans")
+    for words in (
+        ("fingerprint", 610, "-np", 1),
+        ("plan", 610, "-pl", "AtlasTransferPlanner", "--from", pretrained, *SHORT),
+        ("preprocess", 610, *common, "-np", 1),
+        ("transfer", 610, "--from", pretrained),
+        ("train", 610, CONFIGURATION, "all", "-tr", "AtlasTransferTrainer", *common,
+         "-device", "cpu"),
+        ("predict", "-i", images, "-o", tmp_path / "p", "-d", 610, "-f", "all", "-device", "cpu"),
+        ("evaluate", tmp_path / "p", labels, "-np", 1),
+    ):  # fmt: skip
+        assert space.run(*words) == 0, words
+    folder = space.folder / "nnUNet_preprocessed/Dataset610_Foreign"
+    report = folder / f"atlas_nnunet/AtlasTransferPlans__{CONFIGURATION}.transfer_report.json"
+    heads = json.loads(report.read_text())["heads"]
+    assert heads == {"background": None, "Left Kidney": "kidney_left",
+                     "Right Kidney": "kidney_right", "Liver": "liver"}  # fmt: skip
+    plans = json.loads((folder / "AtlasTransferPlans.json").read_text())
+    assert plans["atlas_nnunet"]["training"]["mirror_axes"] == [], (
+        "another reader does not say which axis is left-right"
+    )
+    scores = json.loads((tmp_path / "p/evaluation.json").read_text())
+    assert set(scores["mean"]) == {"Left Kidney", "Right Kidney", "Liver"}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from atlas_nnunet.artefacts import Dataset, write_json
+from atlas_nnunet.artefacts import Dataset, sweep, write_json
 from atlas_nnunet.convert.case import Job, convert_case, recipe, record_path
 from atlas_nnunet.convert.cases import REST, Selection, find_cases
 from atlas_nnunet.errors import AtlasError, RegistryError, SourceError
@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     jobs = _jobs(card, args, structures, raw)
     if raw is not None:
         _forget_another_recipe(dataset, card, structures)
+        folders = ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "atlas_nnunet/records")
+        sweep(raw, *(raw / folder for folder in folders))
     entries, refused = map_cases(
         convert_case, jobs, processes=args.processes, describe=f"convert {card.key}"
     )

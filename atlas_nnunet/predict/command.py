@@ -6,7 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from atlas_nnunet.artefacts import Dataset, root, whole_file
+from atlas_nnunet.artefacts import Dataset, root, sweep, whole_file
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.execution import map_cases, print_refused
 from atlas_nnunet.host import dataset_name, read_json, use_our_trainers
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
                   args.output / "atlas_nnunet" / f"{case}.json", model, key)
         for case, files in cases.items()
     }  # fmt: skip
+    sweep(args.output)
     done, refused = map_cases(predict_case, jobs, processes=processes, describe="predict")
     for name in ("dataset.json", "plans.json"):  # as nnUNetv2_predict leaves them there
         with whole_file(args.output / name) as partial:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atlas_nnunet.artefacts import content_hash, file_hash, write_json
+from atlas_nnunet.artefacts import content_hash, file_hash, partial_path, write_json
 from atlas_nnunet.host import resolve_configuration, versions
 from atlas_nnunet.rawdata import RawCase
 
@@ -80,7 +80,7 @@ def preprocess_case(job: Job) -> bool:
     if _is_done(job, wanted):
         return False
     # The host writes under its own names; a folder of ours on the same disk makes that atomic.
-    scratch = job.folder / f".partial-{os.getpid()}-{job.case}"
+    scratch = partial_path(job.folder / job.case)
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         _run_host(job, scratch / job.case)
@@ -92,6 +92,16 @@ def preprocess_case(job: Job) -> bool:
     sizes = {ending: path.stat().st_size for ending, path in job.outputs().items()}
     write_json(job.record, {"key": wanted, "bytes": sizes})
     return True
+
+
+def forget_cases(folder: Path, records: Path, kept: set[str]) -> None:
+    """Remove what an earlier run made of cases that are gone or refused now: training lists the
+    folder. Only what our records name is touched."""
+    for record in records.glob("*.json"):
+        if record.stem not in kept:
+            for ending in ENDINGS:
+                (folder / f"{record.stem}{ending}").unlink(missing_ok=True)
+            record.unlink()
 
 
 def _is_done(job: Job, wanted: str) -> bool:

@@ -6,7 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from atlas_nnunet.artefacts import Dataset, file_hash, root, whole_file
+from atlas_nnunet.artefacts import Dataset, file_hash, root, sweep, whole_file
 from atlas_nnunet.execution import map_cases, print_refused
 from atlas_nnunet.host import (
     dataset_name,
@@ -14,7 +14,7 @@ from atlas_nnunet.host import (
     resolve_configuration,
     untested_versions,
 )
-from atlas_nnunet.preprocess.case import Job, preprocess_case, recipe
+from atlas_nnunet.preprocess.case import Job, forget_cases, preprocess_case, recipe
 from atlas_nnunet.rawdata import raw_cases
 
 
@@ -37,16 +37,19 @@ def run(args: argparse.Namespace) -> int:
     cases = raw_cases(dataset.raw, dataset_json)
     folder = dataset.preprocessed / config["data_identifier"]
     made_of = recipe(plans, args.configuration, dataset_json)
+    records = dataset.preprocessed / "atlas_nnunet" / config["data_identifier"]
+    sweep(folder, records)
     jobs = {
         name: Job(
             name, case, plans_file, dataset.raw / "dataset.json", args.configuration, made_of,
-            folder, dataset.preprocessed / "atlas_nnunet" / config["data_identifier"],
+            folder, records,
         )
         for name, case in cases.items()
     }  # fmt: skip
     done, refused = map_cases(
         preprocess_case, jobs, processes=args.processes, describe="preprocess"
     )
+    forget_cases(folder, records, set(done))
     _take_along(dataset, {name: case.label for name, case in cases.items()})
     print_refused(refused)
     print(f"{sum(done.values())} of {len(jobs)} cases were new; written: {folder}")

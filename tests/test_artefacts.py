@@ -1,0 +1,54 @@
+"""Files are written whole, and leftovers of killed runs go, but nobody else's."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from atlas_nnunet.artefacts import content_hash, partial_path, sweep, whole_file, write_json
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "sub" / "a.json"
+    write_json(path, {"b": 1, "a": [2]})
+    before = path.read_bytes()
+
+    def interrupted():
+        with whole_file(path) as partial:
+            partial.write_text("half")
+            assert path.read_bytes() == before
+            assert partial.suffix == ".json"
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_keys_in_any_order_are_one_content_and_one_file(tmp_path):
+    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
+    assert content_hash({"a": 1}) != content_hash({"a": 2})
+    for name, content in (("x", {"a": 1, "b": 2}), ("y", {"b": 2, "a": 1})):
+        write_json(tmp_path / name, content)
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+def test_only_leftovers_of_dead_processes_of_this_machine_are_swept(tmp_path):
+    code = (
+        "import os, sys, pathlib; from atlas_nnunet.artefacts import partial_path;"
+        "d = pathlib.Path(sys.argv[1]); partial_path(d / 'case_0000.nii.gz').write_text('half');"
+        "partial_path(d / 'folder').mkdir(); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path]).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2
+    ours = partial_path(tmp_path / "case_0001.nii.gz")
+    ours.write_text("in work")
+    elsewhere = tmp_path / f".partial~another-machine~{2**22 + 1}~case_0002.nii.gz"
+    elsewhere.write_text("in work")
+    done = tmp_path / "case_0003.nii.gz"
+    done.write_text("done")
+    sweep(tmp_path, tmp_path / "not there")
+    assert sorted(tmp_path.iterdir()) == sorted([ours, elsewhere, done])
+    assert str(os.getpid()) in ours.name
