@@ -251,6 +251,25 @@ def use_our_trainers() -> None:
     os.environ["nnUNet_extTrainer"] = trainer_path()
 
 
+def check_device(device: str) -> None:
+    """Before hours of reading, not after.
+
+    Raises:
+        PlanError: torch has no such device here.
+    """
+    import torch
+
+    lacking = {
+        "cuda": not torch.cuda.is_available(),
+        "mps": not torch.backends.mps.is_available(),
+    }
+    if lacking.get(device, False):
+        raise PlanError(
+            f"torch {torch.__version__} finds no device {device!r} on this machine",
+            where="-device", do="give -device cpu, or mend driver and torch build",
+        )  # fmt: skip
+
+
 def run_host_training(
     dataset: str, configuration: str, fold: str, trainer: str, plans: str, device: str,
     *, resume: bool,

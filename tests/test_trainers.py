@@ -98,6 +98,12 @@ def test_training_starts_from_the_transferred_weights(space):
     assert train(space, "AtlasTransferPlans", "--overwrite") == 0
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told_at_once(planned, capsys):
+    assert planned.run("train", 701, CONFIGURATION, "all") == 2
+    assert "-device cpu" in capsys.readouterr().err
+
+
 def test_lost_label_status_stops_the_training(space, capsys):
     lost = space.folder / "nnUNet_preprocessed/Dataset501_Target/conversion.json"
     lost.unlink()

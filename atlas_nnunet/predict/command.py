@@ -9,7 +9,7 @@ from pathlib import Path
 from atlas_nnunet.artefacts import Dataset, root, sweep, whole_file
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.execution import map_cases, print_refused
-from atlas_nnunet.host import dataset_name, read_json, use_our_trainers
+from atlas_nnunet.host import check_device, dataset_name, read_json, use_our_trainers
 from atlas_nnunet.rawdata import channel_files
 
 
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if not cases:
         raise PlanError(f"no images *_0000{dataset_json['file_ending']}", where=str(args.images),
                         do="name the folder of images with -i")  # fmt: skip
+    check_device(args.device)
     use_our_trainers()
     processes = processes_for(args.device, args.processes)
     model = Model(

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.host import dataset_name, read_json, run_host_training, use_our_trainers
+from atlas_nnunet.host import (
+    check_device,
+    dataset_name,
+    read_json,
+    run_host_training,
+    use_our_trainers,
+)
 from atlas_nnunet.progress import training_bar
 
 RECORD = "atlas_train.json"
@@ -36,6 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed")))
+    check_device(args.device)
     folder = dataset.run(args.trainer, args.plans, args.configuration, args.fold)
     key = _made_of(dataset, args)
     record = folder / RECORD
