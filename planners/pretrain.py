@@ -17,7 +17,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from atlas_nnunet.artefacts import Dataset, write_json
 from atlas_nnunet.host import READER, NetworkSpec, head_names
 from atlas_nnunet.plan.presets import PRESETS, Preset, apply
-from atlas_nnunet.structures import side_of
+from atlas_nnunet.structures import canonical, side_of
 from atlas_nnunet.training.settings import SECTION, Training
 
 LEFT_RIGHT = 2  # array axis of x for READER, which hands out (z, y, x) of a RAS volume
@@ -100,7 +100,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
 
         A mirrored liver is a liver on the wrong side; a mirrored left kidney is a right kidney.
         """
-        sided = any(side_of(name) for name in head_names(self.dataset_json))
+        sided = any(side_of(canonical(name)) for name in head_names(self.dataset_json))
         known = self.dataset_json.get("overwrite_image_reader_writer") == READER
         # Other readers do not say which axis is left-right in the patient: then none is safe.
         unsafe = ({transpose_forward.index(LEFT_RIGHT)} if known else {0, 1, 2}) if sided else set()

@@ -111,7 +111,8 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         )
         first = 3 - len(self.configuration_manager.patch_size)  # a slice's axes are a volume's 1, 2
         axes = tuple(a for a in axes if a + first in self.training.mirror_axes)
-        self.inference_allowed_mirroring_axes = axes
+        # None, not (): the stock predictor takes the maximum of what it is given.
+        self.inference_allowed_mirroring_axes = axes or None
         return rotation, dummy_2d, initial, axes
 
     def do_split(self) -> tuple[list[str], list[str]]:
