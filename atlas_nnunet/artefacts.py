@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,11 @@ class Dataset:
     @property
     def conversion_for_training(self) -> Path:
         return self.preprocessed / "conversion.json"
+
+    @property
+    def splits(self) -> Path:
+        """The split of the set's authors, where `convert --split` took it; as nnU-Net has it."""
+        return self.raw / "splits_final.json"
 
     @property
     def fingerprint(self) -> Path:
@@ -116,7 +121,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, sort_keys: bool = True) -> None:
+def write_json(path: Path, content: Any, *, sort_keys: bool = True) -> None:
     """Write JSON whole or not at all. `sort_keys=False` where order means something to nnU-Net."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1, sort_keys=sort_keys) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,19 +12,20 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from atlas_nnunet.errors import AtlasError, SourceError
-from atlas_nnunet.images import NO_IMAGE
+from atlas_nnunet.nifti import NO_IMAGE, ErrorKinds
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 # What a broken input raises in the libraries that read it. Anything else is a bug of ours, or a
 # full disk, and keeps its traceback.
-BROKEN_INPUT = (EOFError, zlib.error, gzip.BadGzipFile, FileNotFoundError, *NO_IMAGE)
+BROKEN_INPUT: ErrorKinds = (EOFError, zlib.error, FileNotFoundError, *NO_IMAGE)
 
 
 def map_cases(
-    work: Callable[[Job], Result], jobs: Mapping[str, Job], *, processes: int, describe: str
-) -> tuple[dict[str, Result], dict[str, AtlasError]]:
+    work: Callable[[Job], Result], jobs: Mapping[str, Job], *, processes: int, describe: str,
+    cluster: str | None = None,
+) -> tuple[dict[str, Result], dict[str, AtlasError]]:  # fmt: skip
     """Do every case's work, with a progress bar.
 
     Args:
@@ -33,6 +33,8 @@ def map_cases(
         jobs: Case -> what `work` is called with.
         processes: 1 or less works in this process.
         describe: Title of the progress bar.
+        cluster: Address of a dask.distributed scheduler; its workers do the work, and see the
+            same folders under the same paths.
 
     Returns:
         Results and refusals by case, sorted by case: nothing depends on who finished first.
@@ -40,7 +42,10 @@ def map_cases(
     results: dict[str, Result] = {}
     refused: dict[str, AtlasError] = {}
     with tqdm(total=len(jobs), desc=describe, unit="case") as bar:
-        outcomes = _serial(work, jobs) if processes <= 1 else _parallel(work, jobs, processes)
+        if cluster:
+            outcomes = _on_cluster(work, jobs, cluster)
+        else:
+            outcomes = _serial(work, jobs) if processes <= 1 else _parallel(work, jobs, processes)
         for case, outcome in outcomes:
             if isinstance(outcome, AtlasError):
                 refused[case] = outcome
@@ -65,10 +70,18 @@ def attempt(work: Callable[[Job], Result], case: str, job: Job) -> Result | Atla
     except AtlasError as error:
         return error
     except BROKEN_INPUT as error:
-        return SourceError(
-            f"cannot be read: {type(error).__name__}: {error}", where=case,
-            do="fetch the file again; the other cases go on",
-        )  # fmt: skip
+        return _unreadable(error, case)
+    except OSError as error:
+        if error.errno is not None:  # the system's own: a full disk is no broken input
+            raise
+        return _unreadable(error, case)
+
+
+def _unreadable(error: Exception, case: str) -> SourceError:
+    return SourceError(
+        f"cannot be read: {type(error).__name__}: {error}", where=case,
+        do="fetch the file again; the other cases go on",
+    )  # fmt: skip
 
 
 def _serial(
@@ -114,3 +127,41 @@ def _alone(
             "its worker died twice (out of memory, or killed)", where=case,
             do="run again with more memory or with -np 1; the other cases are done",
         )  # fmt: skip
+
+
+def _on_cluster(
+    work: Callable[[Job], Result], jobs: Mapping[str, Job], address: str
+) -> Iterator[tuple[str, Result | AtlasError]]:
+    """Workers of a dask cluster. What a lost worker had in hand, dask gives to another; a case
+    that takes down `distributed.scheduler.allowed-failures` workers is refused.
+
+    Raises:
+        AtlasError: dask.distributed is not installed, or nobody answers at the address.
+    """
+    try:
+        from distributed import Client, KilledWorker, as_completed
+    except ImportError as error:
+        raise AtlasError("dask.distributed is not installed", where="--cluster",
+                         do="python -m pip install 'atlas-nnunet[cluster]'") from error  # fmt: skip
+    try:
+        client = Client(address, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise AtlasError(
+            f"no scheduler answers: {error}", where=f"--cluster {address}",
+            do="start one: dask scheduler --port 8786; and workers: dask worker ADDRESS",
+        ) from error  # fmt: skip
+    with client:
+        futures = {
+            client.submit(attempt, work, case, job, key=f"{work.__name__}-{case}-{number}",
+                          pure=False): case
+            for number, (case, job) in enumerate(jobs.items())
+        }  # fmt: skip
+        for future in as_completed(futures, raise_errors=False):
+            case = futures[future]
+            try:
+                yield case, future.result()
+            except KilledWorker as error:
+                yield case, SourceError(
+                    f"workers died with it: {error}", where=case,
+                    do="run again on workers with more memory; the other cases are done",
+                )  # fmt: skip

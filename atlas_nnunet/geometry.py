@@ -73,52 +73,93 @@ class Relation(Enum):
     SAME = "same grid"
     ORIGIN_DIFFERS = "same shape, spacing and orientation, another origin"
     REORIENTED = "same voxels, axes in another order or direction"
+    PLACED = "same voxels where both are, another extent"
     ELSEWHERE = "another grid"
 
 
-def relate(ct: Grid, mask: Grid) -> Relation:
-    """How a mask's grid lies to its CT's, within TOLERANCE_MM at every corner of the volume."""
-    same_shape = ct.shape_vox == mask.shape_vox
-    if same_shape and np.abs(ct.corners_mm() - mask.corners_mm()).max() <= TOLERANCE_MM:
-        return Relation.SAME
-    same_spacing = np.abs(ct.spacing_mm - mask.spacing_mm).max() <= TOLERANCE_MM
-    same_axes = np.abs(ct.directions - mask.directions).max() <= TOLERANCE_COSINE
-    if same_shape and same_spacing and same_axes:
-        return Relation.ORIGIN_DIFFERS
-    if _reorientation(ct, mask) is not None:
-        return Relation.REORIENTED
-    return Relation.ELSEWHERE
+@dataclass(frozen=True)
+class Alignment:
+    """A mask's voxels are voxels of the CT; which ones.
+
+    Attributes:
+        axes: For each axis of the CT the mask's axis that runs along it.
+        backwards: For each axis of the CT, whether the mask's runs against it.
+        first_vox: The CT's index of the mask's first voxel, once its axes run as the CT's do.
+        shape_vox: The mask's, in the CT's order of axes.
+    """
+
+    axes: tuple[int, ...]
+    backwards: tuple[bool, ...]
+    first_vox: tuple[int, ...]
+    shape_vox: tuple[int, ...]
+
+    @property
+    def is_unturned(self) -> bool:
+        return self.axes == (0, 1, 2) and not any(self.backwards)
 
 
-def _reorientation(ct: Grid, mask: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]] | None:
-    """(mask axis for each CT axis, whether it runs backwards), if the voxels coincide."""
+def align(ct: Grid, mask: Grid) -> Alignment | None:
+    """Which voxels of the CT a mask's voxels are, within TOLERANCE_MM at every corner.
+
+    Returns:
+        None where they are none of the CT's: bringing them there would need interpolation.
+    """
     cosines = ct.directions.T @ mask.directions
     axes = tuple(int(a) for a in np.argmax(np.abs(cosines), axis=1))
     if sorted(axes) != [0, 1, 2]:
         return None
-    flips = tuple(bool(cosines[i, a] < 0) for i, a in enumerate(axes))
-    if tuple(mask.shape_vox[a] for a in axes) != ct.shape_vox:
-        return None
+    backwards = tuple(bool(cosines[i, a] < 0) for i, a in enumerate(axes))
+    shape = tuple(mask.shape_vox[a] for a in axes)
     matrix = np.zeros((4, 4))
     matrix[3, 3] = 1
-    for i, (axis, flip) in enumerate(zip(axes, flips, strict=True)):
+    for i, (axis, flip) in enumerate(zip(axes, backwards, strict=True)):
         matrix[axis, i] = -1 if flip else 1
         matrix[axis, 3] = mask.shape_vox[axis] - 1 if flip else 0
-    moved = Grid(ct.shape_vox, mask.affine @ matrix)
-    if np.abs(moved.corners_mm() - ct.corners_mm()).max() > TOLERANCE_MM:
+    moved = Grid((shape[0], shape[1], shape[2]), mask.affine @ matrix)
+    first = np.rint((np.linalg.inv(ct.affine) @ moved.affine)[:3, 3])
+    shifted = ct.affine.copy()
+    shifted[:3, 3] += ct.affine[:3, :3] @ first
+    wanted = Grid(moved.shape_vox, shifted)
+    if np.abs(moved.corners_mm() - wanted.corners_mm()).max() > TOLERANCE_MM:
         return None
-    return axes, flips
+    return Alignment(axes, backwards, tuple(int(f) for f in first), shape)
 
 
-def reorient(array: np.ndarray, ct: Grid, mask: Grid) -> np.ndarray:
-    """A mask's array in the CT's axis order: a permutation and flips, no interpolation.
+def relate(ct: Grid, mask: Grid) -> Relation:
+    """How a mask's grid lies to its CT's, within TOLERANCE_MM at every corner of the volume.
 
-    Args:
-        array: (i, j, k) on the mask's grid.
-        ct: The grid to come to; `relate(ct, mask)` must be REORIENTED or SAME.
+    Of two volumes with one shape, spacing and orientation the origins are not compared: masks of
+    AbdomenAtlas are known to have lost theirs.
     """
-    found = _reorientation(ct, mask)
-    if found is None:
-        raise ValueError("grids do not hold the same voxels; ask relate() first")
-    axes, flips = found
-    return array.transpose(axes)[tuple(slice(None, None, -1 if f else 1) for f in flips)]
+    found = align(ct, mask)
+    same_shape = ct.shape_vox == mask.shape_vox
+    if found is not None and found.shape_vox == ct.shape_vox and not any(found.first_vox):
+        return Relation.SAME if found.is_unturned else Relation.REORIENTED
+    same_spacing = np.abs(ct.spacing_mm - mask.spacing_mm).max() <= TOLERANCE_MM
+    same_axes = np.abs(ct.directions - mask.directions).max() <= TOLERANCE_COSINE
+    if same_shape and same_spacing and same_axes:
+        return Relation.ORIGIN_DIFFERS
+    return Relation.ELSEWHERE if found is None else Relation.PLACED
+
+
+def turn(array: np.ndarray, found: Alignment) -> np.ndarray:
+    """A mask's array (i, j, k) with the CT's order and direction of axes; a view."""
+    turned = array.transpose(found.axes)
+    return turned[tuple(slice(None, None, -1 if f else 1) for f in found.backwards)]
+
+
+def place(array: np.ndarray, found: Alignment, ct: Grid) -> np.ndarray:
+    """A mask's array on the CT's grid: turned, cut to the CT's extent, zero where it has none."""
+    turned = turn(array, found)
+    if found.shape_vox == ct.shape_vox and not any(found.first_vox):
+        return turned
+    out = np.zeros(ct.shape_vox, array.dtype)
+    span = [
+        (max(0, first), max(0, min(n, first + length)))
+        for first, length, n in zip(found.first_vox, found.shape_vox, ct.shape_vox, strict=True)
+    ]
+    there = tuple(slice(a, b) for a, b in span)
+    here = tuple(slice(a - f, b - f) for (a, b), f in zip(span, found.first_vox, strict=True))
+    if all(a < b for a, b in span):
+        out[there] = turned[here]
+    return out

@@ -1,25 +1,17 @@
-"""Read CTs and masks with their grids, and write NIfTI whose bytes depend on its content alone."""
+"""Volumes, and what may be in them: CTs of finite numbers, masks of yes and no, integers."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from atlas_nnunet.errors import GeometryError, LabelMapError, SourceError
 from atlas_nnunet.geometry import Grid
+from atlas_nnunet.nifti import Nifti
 
-GZIP_MAGIC = b"\x1f\x8b"
 INTEGER_TOLERANCE = 0.01  # slope-scaled masks read 1.99996948 for 2; 0.4 is no label
-NO_IMAGE = (ImageFileError, HeaderDataError, WrapStructError)  # what nibabel says of other files
-UNREADABLE = (EOFError, OSError, zlib.error, ValueError, *NO_IMAGE)
 
 
 @dataclass(frozen=True)
@@ -38,47 +30,13 @@ def read_nifti(path: Path) -> Volume:
         GeometryError: its sform and qform disagree.
     """
     try:
-        data = path.read_bytes()
-        if not data:
-            raise EOFError("the file is empty")
-        if data[:2] == GZIP_MAGIC:
-            data = gzip.decompress(data)
-        image = nib.Nifti1Image.from_bytes(data)
-        array = np.asarray(image.dataobj)
-    except UNREADABLE as error:
-        raise SourceError(
-            f"cannot be read as NIfTI: {error}", where=str(path), do="fetch the file again"
-        ) from error
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3:
-        raise SourceError(
-            f"{array.ndim}-D, shape {array.shape}; a 3-D volume is needed", where=str(path),
-            do="split it into one file a channel or time point",
-        )  # fmt: skip
-    _check_forms(image, path)
-    shape = (int(array.shape[0]), int(array.shape[1]), int(array.shape[2]))
-    grid = Grid(shape, np.asarray(image.affine, np.float64))
-    if not np.isfinite(grid.affine).all() or (grid.spacing_mm <= 0).any():
-        raise GeometryError("the affine has no valid spacing", where=str(path),
-                            do="mend the header, or leave the case out")  # fmt: skip
-    return Volume(array, grid)
-
-
-def _check_forms(image: nib.Nifti1Image, path: Path) -> None:
-    """Two transforms in one header must agree: tools differ in which one they believe."""
-    sform, s_code = image.header.get_sform(coded=True)
-    qform, q_code = image.header.get_qform(coded=True)
-    if not (s_code and q_code):
-        return
-    last = [n - 1 for n in image.shape[:3]]
-    corner = np.array([[0, 0, 0, 1], [*last, 1]]).T
-    apart_mm = float(np.abs((sform - qform) @ corner).max())
-    if apart_mm > 0.5:
-        raise GeometryError(
-            f"sform and qform place the volume {apart_mm:.2f} mm apart", where=str(path),
-            do="set both to the one that is right (nibabel: set_sform, set_qform)",
-        )  # fmt: skip
+        stream = path.open("rb")
+    except OSError as error:
+        raise SourceError(f"cannot be read as NIfTI: {error}", where=str(path),
+                          do="fetch the file again") from error  # fmt: skip
+    with stream:
+        nifti = Nifti(stream, str(path))
+        return Volume(grid=nifti.grid, array=nifti.array())
 
 
 def read_dicom(folder: Path) -> Volume:
@@ -136,35 +94,42 @@ def _check_slices(folder: Path, names: tuple[str, ...]) -> None:
         )  # fmt: skip
 
 
-def read_ct(path: Path) -> Volume:
-    """A CT from a NIfTI file or a folder with one DICOM series.
-
-    Raises:
-        SourceError, GeometryError: unreadable, sheared, or holding NaN or infinities.
-    """
-    volume = read_dicom(path) if path.is_dir() else read_nifti(path)
-    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
-        bad = int((~np.isfinite(volume.array)).sum())
-        raise SourceError(f"{bad} voxels are NaN or infinite", where=str(path),
-                          do="fetch the file again, or leave the case out")  # fmt: skip
-    if not volume.grid.is_orthonormal:
+def check_axes(grid: Grid, where: str) -> None:
+    """Raise GeometryError unless the axes are at right angles."""
+    if not grid.is_orthonormal:
         raise GeometryError(
-            f"axes are not at right angles: {volume.grid.directions.round(4).tolist()}",
-            where=str(path), do="resample the CT to a rectangular grid, or leave the case out",
+            f"axes are not at right angles: {grid.directions.round(4).tolist()}",
+            where=where, do="resample the CT to a rectangular grid, or leave the case out",
         )  # fmt: skip
-    return volume
+
+
+def check_finite(values: np.ndarray, where: str, what: str = "voxels") -> None:
+    """Raise SourceError if a value is NaN or infinite."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise SourceError(f"{bad} {what} or more are NaN or infinite", where=where,
+                          do="fetch the file again, or leave the case out")  # fmt: skip
 
 
 def as_mask(array: np.ndarray, where: str) -> np.ndarray:
     """A structure's mask: above 0.5, as the authors of AbdomenAtlas combine theirs.
 
     Raises:
-        LabelMapError: a voxel is NaN: neither in nor out.
+        SourceError: a voxel is NaN or infinite: neither in nor out.
+        LabelMapError: a voxel is negative.
     """
-    if array.dtype.kind == "f" and np.isnan(array).any():
-        raise LabelMapError(f"{int(np.isnan(array).sum())} voxels of the mask are NaN", where=where,
-                            do="fetch the mask again, or leave the case out")  # fmt: skip
-    return array if array.dtype == bool else array > 0.5
+    if array.dtype == bool:
+        return array
+    if array.dtype.kind == "u":
+        return array != 0
+    check_finite(array, where, "voxels of the mask")
+    lowest = array.min(initial=0)
+    if lowest <= -0.5:
+        raise LabelMapError(
+            f"the mask holds {lowest:g}", where=where,
+            do="a mask is 0 or 1; -1 is often 255 that overflowed int8: write it as uint8",
+        )  # fmt: skip
+    return array > 0.5
 
 
 def as_integers(array: np.ndarray, where: str) -> np.ndarray:
@@ -187,10 +152,3 @@ def as_integers(array: np.ndarray, where: str) -> np.ndarray:
             do="labels are 0 to 65535; a negative one is often an int8 overflow",
         )  # fmt: skip
     return whole.astype(np.uint16)
-
-
-def nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
-    """A gzipped NIfTI with no name and no time in it, so that equal content is equal bytes."""
-    image = nib.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), compresslevel=5, mtime=0)

@@ -157,24 +157,11 @@ class Coding:
         Raises:
             LabelMapError: an unknown structure, one given twice, or masks out of order.
         """
-        out = np.zeros(shape_vox, np.uint8)
-        conflicts: Counter[tuple[str, str]] = Counter()
-        last = -1
+        layers = Layers(self, shape_vox)
         for name, mask in masks:
-            column = self.structures.index(name) if name in self.structures else -1
-            if column <= last:
-                raise LabelMapError(
-                    f"structure {name!r} is unknown to the coding, given twice or out of order",
-                    do=f"give masks in this order: {list(self.structures)}",
-                )
-            last = column
-            before = out[mask]
-            out[mask] = self.join[before, column]
-            for code, voxels in enumerate(np.bincount(before, minlength=len(self.codes))):
-                lost = self.codes[code] - self.codes[self.join[code, column]]
-                for loser in lost if voxels else ():
-                    conflicts[loser, name] += int(voxels)
-        return out, conflicts
+            layers.begin(name)
+            layers.lay(mask.ravel(order="F"))
+        return layers.codes, layers.conflicts
 
     def mask_of(self, codes: np.ndarray, structure: str) -> np.ndarray:
         """The voxels of a structure, boolean, in the shape of `codes`.
@@ -193,6 +180,65 @@ class Coding:
             )
         member = np.array([structure in members for members in self.codes])
         return member[codes]
+
+
+class Layers:
+    """Masks laid over one another, in order of priority and in pieces of any size.
+
+    Args:
+        coding: What the codes stand for.
+        shape_vox: Of the volume, any axis order.
+
+    Attributes:
+        codes: uint8 of that shape, first axis fastest in memory, as NIfTI files have it.
+    """
+
+    def __init__(self, coding: Coding, shape_vox: tuple[int, ...]) -> None:
+        self._coding = coding
+        self.codes = np.zeros(shape_vox, np.uint8, order="F")
+        self._flat = self.codes.reshape(-1, order="F")  # a view: the order is the same
+        self._met = np.zeros((len(coding.codes), len(coding.structures)), np.int64)
+        self._column = -1
+
+    def begin(self, structure: str) -> None:
+        """Say whose voxels come next.
+
+        Raises:
+            LabelMapError: the structure is unknown, has been already, or is out of order.
+        """
+        known = self._coding.structures
+        column = known.index(structure) if structure in known else -1
+        if column <= self._column:
+            raise LabelMapError(
+                f"structure {structure!r} is unknown to the coding, given twice or out of order",
+                do=f"give masks in this order: {list(known)}",
+            )
+        self._column = column
+
+    def lay(self, mask: np.ndarray, start: int = 0) -> None:
+        """Lay a piece of the structure's mask.
+
+        Args:
+            mask: 1-D boolean, in the order of the volume's file (first axis fastest).
+            start: The piece's first voxel in that order.
+        """
+        voxels = np.flatnonzero(mask)
+        if not len(voxels):
+            return
+        voxels += start
+        before = self._flat[voxels]
+        self._flat[voxels] = self._coding.join[:, self._column][before]
+        self._met[:, self._column] += np.bincount(before, minlength=len(self._met))
+
+    @property
+    def conflicts(self) -> Counter[tuple[str, str]]:
+        """How many voxels each (loser, winner) pair was in conflict over."""
+        coding, found = self._coding, Counter[tuple[str, str]]()
+        for code, column in np.argwhere(self._met):
+            lost = coding.codes[code] - coding.codes[coding.join[code, column]]
+            for loser in lost:
+                found[loser, coding.structures[column]] += int(self._met[code, column])
+        return found
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,41 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
-from atlas_nnunet.errors import AtlasError, CollectedError, LabelMapError, RegistryError
+from atlas_nnunet.errors import AtlasError, CollectedError, RegistryError
 from atlas_nnunet.labelmap import Coding, ValueMap
-from atlas_nnunet.structures import PARENTS, canonical, overlaps
+from atlas_nnunet.registry_laws import ANY, LABEL_MAP, LAWS, MASKS, PNG_STACK
+from atlas_nnunet.structures import overlaps, parts_last
 
-MASKS = "structure_masks"
-LABEL_MAP = "label_map"
+__all__ = ["ANY", "LABEL_MAP", "MASKS", "PNG_STACK", "DatasetCard", "Layout", "card_of",
+           "read_card", "read_custom_card", "read_registry"]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a source keeps what; templates hold `{case}` (and `{structure}`).
+    """Where a source keeps what.
+
+    Templates are relative to the source's folder. `{case}` stands for the case's name (with
+    `{study}`, where a patient has several), `{structure}` for a mask's, `*` for any part of a
+    name; one that ends in "/" means the files of that folder: a DICOM series, a stack of slices.
 
     Attributes:
-        kind: MASKS, one file a structure; or LABEL_MAP, one file of integers.
-        images: One template a channel; a template may name a folder, a DICOM series.
+        kind: MASKS, one file a structure; LABEL_MAP, one file of integers; PNG_STACK, the same
+            as one PNG a slice.
+        images: One template a channel.
         masks: Template of a structure's mask, or of the label map.
         held_out_images: Like `images`, for cases that are only predicted and scored.
         held_out_masks: Like `masks`, for those.
+        combined: With MASKS: label map of what has no file of its own.
         pseudo_prefix: A mask whose file name starts so is a model's prediction.
+        case_pattern: A regular expression for the names of the set's cases, of those there are.
+        channels_in_file: The channels are the fourth axis of one file.
+        slices: With PNG_STACK: whether names run "up" or "down" the patient.
     """
 
     kind: str
@@ -38,7 +47,19 @@ class Layout:
     masks: str
     held_out_images: tuple[str, ...] = ()
     held_out_masks: str = ""
+    combined: str = ""
     pseudo_prefix: str = ""
+    case_pattern: str = ".*"
+    channels_in_file: bool = False
+    slices: str = "up"
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Layout:
+        """A layout from its JSON."""
+        fields = dict(entry)
+        for name in ("images", "held_out_images"):
+            fields[name] = tuple(fields.get(name, ()))
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -52,16 +73,25 @@ class DatasetCard:
         role: "pretraining" or "target".
         channels: nnU-Net's channel names, in order.
         layout: Where files lie.
-        structures: Canonical names in order of priority (labelmap.Coding).
+        other_layouts: Where they lie in other releases of the same data.
+        structures: Canonical names in order of priority (labelmap.Coding); none where the set's
+            files tell them (`with_structures`).
         files: Structure -> file stems, where they are neither its name nor a synonym.
         values: What a label map's integers stand for.
         extra_overlaps: Pairs that may share voxels beside anatomy's own; "*" is any other.
-        missing_file: "unlabelled" (nothing is known) or "refuse" (the case is broken).
+        missing_file: What no file for a structure means: "unlabelled" (nothing is known) or
+            "refuse" (the case is broken).
+        missing_value: What a structure without a voxel in a label map is: "annotated" (looked
+            for, and outside the field of view or not there), "absent" or "unlabelled".
+        refuses_identity_affine: A CT with the identity for an affine has lost its spacing.
         pseudo_structures: Structures whose labels are predictions by the card.
         pseudo_weight: What a predicted label is worth in a loss, 0 to 1.
         groups: Named subsets of structures.
+        splits: Name -> how the set's authors part its cases (convert/splits.py).
         licence, source, obtain, label_provenance: For people; `obtain` ends in what to type.
-        inside_abdomenatlas: {"overlap": all|part|none|unknown, "evidence": ...}.
+        inside_abdomenatlas: {"overlap": all|part|none|unknown, "evidence": ...}, and where the
+            cases are known their names: "cases" (name -> AbdomenAtlas' name, or "" where that is
+            not public) or "pattern" (a regular expression).
         allows_external_pretraining: Whether the challenge's rules allow it; None is unknown.
         quirks: What is odd about the set, and what we do about it.
     """
@@ -72,19 +102,23 @@ class DatasetCard:
     role: str
     channels: tuple[str, ...]
     layout: Layout
+    other_layouts: tuple[Layout, ...]
     structures: tuple[str, ...]
     files: Mapping[str, tuple[str, ...]]
     values: ValueMap
     extra_overlaps: tuple[tuple[str, str], ...]
     missing_file: str
+    missing_value: str
+    refuses_identity_affine: bool
     pseudo_structures: frozenset[str]
     pseudo_weight: float
     groups: Mapping[str, tuple[str, ...]]
+    splits: Mapping[str, Mapping[str, Any]]
     licence: str
     source: str
     obtain: str
     label_provenance: str
-    inside_abdomenatlas: Mapping[str, str]
+    inside_abdomenatlas: Mapping[str, Any]
     allows_external_pretraining: bool | None
     quirks: tuple[Mapping[str, str], ...]
 
@@ -92,6 +126,11 @@ class DatasetCard:
         """The codes of the converted masks, for all structures or for some of them."""
         chosen = tuple(s for s in self.structures if structures is None or s in structures)
         return Coding.of(chosen, overlaps(chosen, self.extra_overlaps))
+
+    def with_structures(self, names: Iterable[str]) -> DatasetCard:
+        """The card of a set whose files tell its structures: canonical names, in an order that
+        depends on nothing but them."""
+        return replace(self, structures=parts_last(sorted(set(names))))
 
 
 def read_card(key: str, entry: Mapping[str, Any]) -> DatasetCard:
@@ -103,104 +142,25 @@ def read_card(key: str, entry: Mapping[str, Any]) -> DatasetCard:
     problems = [RegistryError(what, where=key, do=do) for law in LAWS for what, do in law(entry)]
     if problems:
         raise CollectedError(problems)
-    layout = dict(entry["layout"])
-    for field in ("images", "held_out_images"):
-        layout[field] = tuple(layout.get(field, ()))
     values = {int(v): frozenset(names) for v, names in entry.get("values", {}).items()}
     return DatasetCard(
-        key=key, structures=tuple(entry["structures"]), layout=Layout(**layout),
+        key=key, structures=tuple(s for s in entry["structures"] if s != ANY),
+        layout=Layout.of(entry["layout"]),
+        other_layouts=tuple(Layout.of(one) for one in entry.get("other_layouts", ())),
         values=ValueMap(key, values), channels=tuple(entry["channels"]),
         groups={name: tuple(own) for name, own in entry.get("groups", {}).items()},
         files={s: tuple(stems) for s, stems in entry.get("files", {}).items()},
         extra_overlaps=tuple((a, b) for a, b in entry.get("overlaps", ())),
         missing_file=entry.get("missing_file", "unlabelled"),
+        missing_value=entry.get("missing_value", "annotated"),
+        refuses_identity_affine=entry.get("refuses_identity_affine", False),
         pseudo_structures=frozenset(entry.get("pseudo_structures", ())),
         pseudo_weight=entry.get("pseudo_weight", 0.5),
-        quirks=tuple(entry.get("quirks", ())),
+        splits=entry.get("splits", {}), quirks=tuple(entry.get("quirks", ())),
         **{name: entry[name] for name in (
             "title", "nnunet_dataset", "role", "licence", "source", "obtain", "label_provenance",
             "inside_abdomenatlas", "allows_external_pretraining")},
     )  # fmt: skip
-
-
-Broken = Iterator[tuple[str, str]]  # what is wrong, and what to do
-
-
-def _names(entry: Mapping[str, Any]) -> Broken:
-    listed = entry["structures"]
-    renamed = {s: canonical(s) for s in listed if canonical(s) != s}
-    if renamed:
-        yield f"not canonical: {list(renamed)}", f"write {list(renamed.values())}"
-    mentioned = {
-        *(s for own in entry.get("values", {}).values() for s in own), *entry.get("files", {}),
-        *(s for own in entry.get("groups", {}).values() for s in own),
-        *(s for pair in entry.get("overlaps", ()) for s in pair if s != "*"),
-        *entry.get("pseudo_structures", ()),
-    }  # fmt: skip
-    if mentioned - set(listed):
-        yield (f"structures mentioned but not listed: {sorted(mentioned - set(listed))}",
-               'list them under "structures", or correct their spelling')  # fmt: skip
-
-
-def _order(entry: Mapping[str, Any]) -> Broken:
-    """Stock nnU-Net paints regions in this order: an organ painted last would hide its tumour."""
-    place = {s: i for i, s in enumerate(entry["structures"])}
-    for part in place:
-        wholes = [w for w in PARENTS.get(part, ()) if place.get(w, -1) > place[part]]
-        if wholes:
-            yield f"{part} stands before {wholes}, in which it lies", "put the part last"
-
-
-def _files(entry: Mapping[str, Any]) -> Broken:
-    claims = [(stem, s) for s, stems in entry.get("files", {}).items() for stem in stems]
-    claims += [(s, s) for s in entry["structures"]]
-    owners: dict[str, set[str]] = {}
-    for stem, structure in claims:
-        owners.setdefault(canonical(stem), set()).add(structure)
-    for stem, own in owners.items():
-        if len(own) > 1:
-            yield f"files called {stem} would be {sorted(own)}", "give a stem to one structure"
-
-
-def _templates(entry: Mapping[str, Any]) -> Broken:
-    layout, n = entry["layout"], len(entry["channels"])
-    mask_fields = {"case", "structure"} if layout["kind"] == MASKS else {"case"}
-    rows = [("images", {"case"}), ("held_out_images", {"case"}),
-            ("masks", mask_fields), ("held_out_masks", mask_fields)]  # fmt: skip
-    for field, wanted in rows:
-        given = layout.get(field, [])
-        if field.endswith("images") and given and len(given) != n:
-            yield f"{n} channels, {len(given)} templates in {field}", "give one for each channel"
-        for template in [given] if isinstance(given, str) else given:
-            try:
-                found = {part[1:] for part in Formatter().parse(template) if part[1] is not None}
-            except ValueError:
-                found = set()
-            if found != {(name, "", None) for name in wanted}:
-                yield (f"{field}: {template!r} does not hold just {sorted(wanted)}",
-                       "write each as {name}, and no other brace")  # fmt: skip
-
-
-def _values(entry: Mapping[str, Any]) -> Broken:
-    structures, values = entry["structures"], entry.get("values", {})
-    if (entry["layout"]["kind"] == LABEL_MAP) != bool(values):
-        yield ("a label map needs values, masks have none",
-               'give "values" with layout kind "label_map" only')  # fmt: skip
-    try:
-        coding = Coding.of(structures, overlaps(structures, entry.get("overlaps", ())))
-    except LabelMapError as error:
-        yield error.what, error.do
-        return
-    never = set(structures) - {s for own in values.values() for s in own}
-    if values and never:
-        yield f"no value stands for {sorted(never)}", "name it in values, or do not list it"
-    for value, own in values.items():
-        if set(own) <= set(structures) and frozenset(own) not in coding.codes:
-            yield (f"value {value} stands for {own}, which may not share voxels",
-                   'give the pair under "overlaps"')  # fmt: skip
-
-
-LAWS = (_names, _order, _files, _templates, _values)  # all are read, so their order is for the eye
 
 
 def read_registry(path: Path | None = None) -> dict[str, DatasetCard]:
@@ -280,3 +240,37 @@ def card_of(key: str) -> DatasetCard:
             do="atlas-nnunet datasets lists them",
         )
     return cards[key]
+
+
+# What a hospital's own card may leave out; layout and structures it may not.
+CUSTOM_DEFAULTS: Mapping[str, Any] = {
+    "title": "A data set of your own",
+    "nnunet_dataset": "Dataset600_Custom",
+    "role": "target",
+    "channels": ["CT"],
+    "licence": "not stated",
+    "source": "your own",
+    "obtain": "Compare your folder with the layout of your card.",
+    "label_provenance": "your own",
+    "inside_abdomenatlas": {"overlap": "unknown", "evidence": "your own data"},
+    "allows_external_pretraining": True,
+}
+
+
+def read_custom_card(path: Path) -> DatasetCard:
+    """A card that a user wrote: "layout" and "structures" are enough.
+
+    Raises:
+        RegistryError: no such file.
+        CollectedError: of RegistryErrors, everything that is wrong with it.
+    """
+    if not path.is_file():
+        raise RegistryError("no such file", where=str(path),
+                            do='write {"layout": {...}, "structures": [...]} there')  # fmt: skip
+    entry = {**CUSTOM_DEFAULTS, **_parsed(path.read_text(encoding="utf-8"), str(path))}
+    package = files("atlas_nnunet")
+    schema = json.loads((package / "registry_schema.json").read_text(encoding="utf-8"))
+    problems = _against_schema(str(path), entry, schema)
+    if problems:
+        raise CollectedError(problems)
+    return read_card(path.stem, entry)

@@ -117,3 +117,13 @@ def overlaps(structures: Sequence[str], extra: Iterable[Sequence[str]] = ()) -> 
         others = structures if other == "*" else (other,)
         pairs |= {frozenset((one, name)) for name in others if name != one}
     return {frozenset(p) for p in combinations(structures, 2) if frozenset(p) in pairs}
+
+
+def parts_last(structures: Iterable[str]) -> tuple[str, ...]:
+    """Structures in the same order, but each after all in which it may lie."""
+    left, out = list(structures), []
+    while left:
+        ready = next(s for s in left if not any(p in left for p in PARENTS.get(s, ())))
+        left.remove(ready)
+        out.append(ready)
+    return tuple(out)

@@ -16,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_nnunet.convert.case import Job, convert_case
-from atlas_nnunet.convert.cases import Selection, cases_of
+from atlas_nnunet.convert.selection import Selection
+from atlas_nnunet.convert.source import open_source
+from atlas_nnunet.convert.tree import source_files
 from atlas_nnunet.errors import SourceError
-from atlas_nnunet.images import as_integers, nifti_bytes
+from atlas_nnunet.images import as_integers
 from atlas_nnunet.labelmap import Coding
+from atlas_nnunet.nifti import nifti_bytes
 from atlas_nnunet.registry import card_of
 
 SHAPE = (7, 6, 5)
@@ -34,9 +37,13 @@ def put(path, array, affine=AFFINE):
     path.write_bytes(nifti_bytes(array, affine))
 
 
+def ct_of(name):
+    """Another for each name: two names for one CT are refused."""
+    return np.random.default_rng([*name.encode()]).integers(-1000, 1000, SHAPE).astype(np.int16)
+
+
 def atlas_case(folder, case, masks, ct=None):
-    ct_hu = np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.int16) if ct is None else ct
-    put(folder / case / "ct.nii.gz", ct_hu)
+    put(folder / case / "ct.nii.gz", ct_of(case) if ct is None else ct)
     for stem, mask in masks.items():
         put(folder / case / "segmentations" / f"{stem}.nii.gz", mask)
 
@@ -78,8 +85,9 @@ def test_every_structure_is_rebuilt_from_the_written_files(tmp_path_factory, see
     masks = drawn(seed, sorted(names))
     atlas_case(folder, "BDMAP_1", masks)
     card = card_of(KEY)
-    job = Job(card, folder, "BDMAP_1", card.structures, False, folder / "raw")
-    entry = convert_case(job)
+    files, _ = source_files(folder, folder / "scratch")
+    own = open_source(card, files, "").cases["BDMAP_1"]
+    entry = convert_case(Job(card, "BDMAP_1", own, card.structures, False, folder / "raw"))
     told = Coding.of_dataset_json(card.coding().as_dataset_json())
     codes = codes_of(folder / "raw", "BDMAP_1")
     lost = dict.fromkeys(card.structures, 0)
@@ -109,7 +117,6 @@ def test_files_become_label_status(workspace, tmp_path):
     assert "liver" not in status
     assert "celiac_trunk" not in status, "an alias is the structure"
     assert any("notes.nii.gz" in note for note in entry["notes"])
-    assert any("._liver" in note for note in entry["notes"])
     assert description["numTraining"] == 1
     assert description["labels"]["liver"][0] == list(description["labels"]).index("liver")
 
@@ -133,7 +140,11 @@ def bad_sources(folder):
     for case in ("no_ct", "other_grid", "cut", "empty", "nan", "four_d", "sheared", "two_forms"):
         atlas_case(folder, case, good)
     (folder / "no_ct/ct.nii.gz").unlink()
-    put(folder / "other_grid/segmentations/liver.nii.gz", np.zeros((7, 6, 4), bool))
+    put(
+        folder / "other_grid/segmentations/liver.nii.gz",
+        good["liver"],
+        AFFINE @ np.diag([1, 1, 2, 1]),
+    )
     ct = folder / "cut/ct.nii.gz"
     ct.write_bytes(ct.read_bytes()[:-30])
     (folder / "empty/segmentations/liver.nii.gz").write_bytes(b"")
@@ -170,7 +181,9 @@ def test_bad_cases_are_named_and_the_good_one_is_converted(workspace, tmp_path, 
 def test_check_reads_everything_and_writes_nothing(workspace, tmp_path, capsys):
     faults = bad_sources(tmp_path / "s")
     assert convert(workspace, KEY, tmp_path / "s", "--check") == 1
-    assert not (workspace.folder / "nnUNet_raw").exists()
+    (report,) = (p for p in (workspace.folder / "nnUNet_raw").rglob("*") if p.is_file())
+    assert report.name == "conversion_check.json"
+    assert set(json.loads(report.read_text())["refused"]) == set(faults)
     printed = capsys.readouterr().out
     assert all(case in printed for case in faults)
 
@@ -202,14 +215,15 @@ def test_the_ct_keeps_its_bytes_and_a_misnamed_one_is_read_by_content(workspace,
     raw, _, _ = outcome(workspace)
     source = (tmp_path / "s/a/ct.nii.gz").read_bytes()
     assert (raw / "imagesTr/a_0000.nii.gz").read_bytes() == source
-    arrays = [nib.load(raw / f"imagesTr/{c}_0000.nii.gz").get_fdata() for c in "ab"]
-    assert (arrays[0] == arrays[1]).all()
+    written = nib.load(raw / "imagesTr/b_0000.nii.gz")
+    assert (np.asarray(written.dataobj) == ct_of("b")).all()
+    assert np.allclose(written.affine, AFFINE)
 
 
 def test_label_maps_are_read_by_meaning_and_unknown_values_refused(workspace, tmp_path):
     labels = np.random.default_rng(0).integers(0, 4, SHAPE)
     for case, array in (("case_1", labels), ("case_2", labels + 5), ("case_3", labels * 0.4)):
-        put(tmp_path / case / "imaging.nii.gz", np.zeros(SHAPE, np.int16))
+        put(tmp_path / case / "imaging.nii.gz", ct_of(case))
         put(tmp_path / case / "segmentation.nii.gz", array.astype(np.float32))
     assert convert(workspace, "kits23", tmp_path) == 1
     raw, conversion, description = outcome(workspace, "Dataset533_KiTS23")
@@ -244,10 +258,11 @@ def test_selection_parts_training_from_held_out_cases(workspace, tmp_path):
 
 
 def test_templates_find_cases_and_not_their_twins(tmp_path):
-    for name in ("img0001", "img0002"):
+    for name in ("img0001", "img0002", "img0010"):
         put(tmp_path / f"Training/img/{name}.nii.gz", np.zeros(SHAPE, np.int16))
     (tmp_path / "Training/img/._img0001.nii.gz").touch()
-    assert cases_of("Training/img/img{case}.nii.gz", tmp_path) == ["0001", "0002"]
+    files, _ = source_files(tmp_path, tmp_path)
+    assert list(open_source(card_of("btcv"), files, "").cases) == ["0001", "0002", "0010"]
     with pytest.raises(SourceError, match="no such cases"):
         Selection(cases=("x",)).of(["a"])
 

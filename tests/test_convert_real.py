@@ -7,8 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlas_nnunet.images import as_integers, nifti_bytes, read_nifti
+from atlas_nnunet.images import as_integers, read_nifti
 from atlas_nnunet.labelmap import Coding
+from atlas_nnunet.nifti import nifti_bytes
 
 pytestmark = pytest.mark.real
 

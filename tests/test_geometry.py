@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_nnunet.geometry import Grid, Relation, axis_codes, relate, reorient
+from atlas_nnunet.geometry import Grid, Relation, align, axis_codes, place, relate
 
 orders = st.permutations([0, 1, 2])
 flips = st.tuples(*[st.booleans()] * 3)
@@ -38,7 +38,7 @@ def test_any_order_and_direction_of_axes_is_undone_exactly(order, flip, angle):
     moved, other = stored_otherwise(array, ct, order, flip)
     same = tuple(order) == (0, 1, 2) and not any(flip)
     assert relate(ct, other) is (Relation.SAME if same else Relation.REORIENTED)
-    assert (reorient(moved, ct, other) == array).all()
+    assert (place(moved, align(ct, other), ct) == array).all()
 
 
 def test_codes_say_where_axes_point():
@@ -56,7 +56,8 @@ def test_codes_say_where_axes_point():
         (grid(spacing=(1.0, 2.0, 3.1)), Relation.ELSEWHERE),
         # Each number of the affine is within a tolerance, the far corner is not.
         (grid(spacing=(1.0, 2.0, 3.002)), Relation.ORIGIN_DIFFERS),
-        (grid(shape=(4, 5, 7)), Relation.ELSEWHERE),
+        (grid(shape=(4, 5, 7)), Relation.PLACED),
+        (grid(shape=(4, 5, 7), origin=(-7, 11, 31)), Relation.ELSEWHERE),
         (grid(angle=0.2), Relation.ELSEWHERE),
     ],
 )
@@ -70,5 +71,25 @@ def test_volume_of_a_voxel_and_right_angles():
     sheared = grid().affine.copy()
     sheared[0, 1] = 0.5
     assert not Grid((4, 5, 6), sheared).is_orthonormal
-    with pytest.raises(ValueError, match="relate"):
-        reorient(np.zeros((4, 5, 6)), grid(), grid(angle=0.2))
+    assert align(grid(), grid(angle=0.2)) is None
+
+
+spans = st.tuples(*[st.tuples(st.integers(-3, 8), st.integers(1, 9)) for _ in range(3)])
+
+
+@given(orders, flips, spans, st.floats(-0.5, 0.5))
+def test_a_mask_of_another_extent_comes_to_its_place_however_it_is_stored(order, flip, span, angle):
+    ct = grid(shape=(6, 7, 8), angle=angle)
+    first, shape = ([a for a, _ in span], tuple(n for _, n in span))
+    affine = ct.affine.copy()
+    affine[:3, 3] += ct.affine[:3, :3] @ first
+    array = np.random.default_rng(0).random(shape)
+    moved, other = stored_otherwise(array, Grid(shape, affine), order, flip)
+    found = align(ct, other)
+    assert found is not None
+    out = place(moved, found, ct)
+    assert out.shape == ct.shape_vox
+    for index in np.ndindex(ct.shape_vox):  # voxel by voxel, the slow and plain way
+        own = tuple(i - f for i, f in zip(index, first, strict=True))
+        inside = all(0 <= o < n for o, n in zip(own, shape, strict=True))
+        assert out[index] == (array[own] if inside else 0)

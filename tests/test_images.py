@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from atlas_nnunet.errors import GeometryError, LabelMapError, SourceError
-from atlas_nnunet.images import as_integers, as_mask, nifti_bytes, read_ct, read_nifti
+from atlas_nnunet.images import as_integers, as_mask, check_finite, read_nifti
+from atlas_nnunet.nifti import nifti_bytes
 
 
 def test_equal_content_is_equal_bytes_at_any_time(monkeypatch):
@@ -57,21 +58,26 @@ def test_what_no_ct_may_hold_is_refused(tmp_path):
     array = np.zeros((3, 4, 5), np.float32)
     array[1, 1, 1:3] = np.nan, np.inf
     with pytest.raises(SourceError, match="2 voxels"):
-        read_ct(save(tmp_path / "nan.nii", array))
+        check_finite(array, "nan.nii")
     with pytest.raises(SourceError, match="4-D"):
-        read_ct(save(tmp_path / "4d.nii", np.zeros((3, 4, 5, 2), np.float32)))
-    assert read_ct(save(tmp_path / "thin.nii", np.zeros((3, 4, 5, 1), np.float32))).array.ndim == 3
+        read_nifti(save(tmp_path / "4d.nii", np.zeros((3, 4, 5, 2), np.float32)))
+    thin = save(tmp_path / "thin.nii", np.zeros((3, 4, 5, 1), np.float32))
+    assert read_nifti(thin).array.ndim == 3
     moved = np.eye(4)
     moved[0, 3] = 3
     with pytest.raises(GeometryError, match=r"3\.00 mm apart"):
-        read_ct(save(tmp_path / "forms.nii", np.zeros((3, 4, 5), np.float32), qform=moved))
+        read_nifti(save(tmp_path / "forms.nii", np.zeros((3, 4, 5), np.float32), qform=moved))
 
 
 def test_masks_and_label_maps_are_not_guessed():
     soft = np.array([0.0, 0.4, 0.6, 255.0])
     assert as_mask(soft, "x").tolist() == [False, False, True, True]
-    with pytest.raises(LabelMapError, match="NaN"):
-        as_mask(np.array([0.0, np.nan]), "x")
+    for broken in (np.nan, np.inf):
+        with pytest.raises(SourceError, match="1 voxels"):
+            as_mask(np.array([0.0, broken]), "x")
+    with pytest.raises(LabelMapError, match="int8"):
+        as_mask(np.array([0, -1], np.int8), "x")
+    assert as_mask(np.array([0, 255], np.uint8), "x").tolist() == [False, True]
     assert as_integers(np.array([1.99996948, 3.0]), "x").tolist() == [2, 3]
     for wrong in (0.4, -1.0, np.nan, 70000.0):
         with pytest.raises(LabelMapError):

@@ -61,6 +61,8 @@ def _take_along(dataset: Dataset, labels: dict[str, Path]) -> None:
     copies = {dataset.raw / "dataset.json": dataset.preprocessed / "dataset.json"}
     if dataset.conversion.is_file():
         copies[dataset.conversion] = dataset.conversion_for_training
+    if dataset.splits.is_file():  # fold 0 as the set's authors part it
+        copies[dataset.splits] = dataset.preprocessed / dataset.splits.name
     masks = dataset.preprocessed / "gt_segmentations"
     copies |= {path: masks / path.name for path in labels.values() if path.is_file()}
     for source, target in copies.items():

@@ -1,21 +1,24 @@
-"""Sources with one mask file a structure: AbdomenAtlas, TotalSegmentator, OpenKBP."""
+"""Sources with one mask file a structure: AbdomenAtlas, TotalSegmentator, a hospital's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from atlas_nnunet.convert.account import Account
 from atlas_nnunet.convert.placing import Placer
+from atlas_nnunet.convert.sources.label_map import read_labels
+from atlas_nnunet.convert.templates import CaseFiles, stem_pattern
+from atlas_nnunet.convert.tree import SourceFile
 from atlas_nnunet.errors import SourceError
-from atlas_nnunet.images import as_mask, read_nifti
+from atlas_nnunet.images import as_mask
+from atlas_nnunet.labelmap import Layers
 from atlas_nnunet.labelstatus import Status
+from atlas_nnunet.nifti import Nifti
 from atlas_nnunet.registry import DatasetCard
 from atlas_nnunet.structures import canonical
-
-ENDINGS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -28,44 +31,50 @@ class Found:
         notes: What was seen and not used.
     """
 
-    masks: dict[str, Path]
+    masks: dict[str, SourceFile]
     predicted: frozenset[str]
     notes: tuple[str, ...]
 
 
-def find_masks(card: DatasetCard, folder: Path, case: str) -> Found:
+def structure_of(card: DatasetCard, stem: str) -> tuple[str, bool]:
+    """Canonical name of the structure that a file's stem means, and whether it is predicted."""
+    prefix = card.layout.pseudo_prefix
+    is_pseudo = bool(prefix) and stem.startswith(prefix)
+    stem = stem.removeprefix(prefix) if is_pseudo else stem
+    by_alias = {alias: s for s, stems in card.files.items() for alias in stems}
+    return by_alias.get(stem, canonical(stem)), is_pseudo
+
+
+def find_masks(card: DatasetCard, files: Sequence[SourceFile], case: str) -> Found:
     """Which file holds which structure.
 
     Raises:
         SourceError: two files for one structure, or a missing one that the card requires.
     """
-    template = Path(card.layout.masks.format(case=case, structure="*"))
-    by_alias = {stem: s for s, stems in card.files.items() for stem in stems}
-    reviewed: dict[str, list[Path]] = {}
-    pseudo: dict[str, list[Path]] = {}
+    reviewed: dict[str, list[SourceFile]] = {}
+    pseudo: dict[str, list[SourceFile]] = {}
     notes: list[str] = []
-    for path in sorted((folder / template.parent).glob("*")):
-        ending = next((e for e in ENDINGS if path.name.endswith(e)), None)
-        if path.name.startswith("._") or ending is None:
-            notes.append(f"not read: {path.name}")
+    pattern = stem_pattern(card.layout.masks)
+    for file in files:
+        last = file.name.rpartition("/")[2]
+        matched = pattern.fullmatch(last)
+        if matched is None:
+            notes.append(f"not read: {last}")
             continue
-        stem = path.name.removesuffix(ending)
-        prefix = card.layout.pseudo_prefix
-        is_pseudo = bool(prefix) and stem.startswith(prefix)
-        stem = stem.removeprefix(prefix) if is_pseudo else stem
-        name = by_alias.get(stem, canonical(stem))
+        name, is_pseudo = structure_of(card, matched.group("structure"))
         if name not in card.structures:
-            notes.append(f"not a structure of the card: {path.name}")
+            notes.append(f"not a structure of the card: {last}")
             continue
-        (pseudo if is_pseudo else reviewed).setdefault(name, []).append(path)
+        (pseudo if is_pseudo else reviewed).setdefault(name, []).append(file)
     for kind in (reviewed, pseudo):
-        for name, paths in kind.items():
-            if len(paths) > 1:
-                raise SourceError(f"several files for {name}: {[p.name for p in paths]}",
+        for name, own in kind.items():
+            if len(own) > 1:
+                raise SourceError(f"several files for {name}: {[str(f) for f in own]}",
                                   where=case, do="keep the one that is right")  # fmt: skip
     for name in sorted(reviewed.keys() & pseudo.keys()):
-        notes.append(f"{name}: the reviewed file is taken, {pseudo[name][0].name} is not")
-    masks = {name: paths[0] for name, paths in (pseudo | reviewed).items()}
+        last = pseudo[name][0].name.rpartition("/")[2]
+        notes.append(f"{name}: the reviewed file is taken, {last} is not")
+    masks = {name: own[0] for name, own in (pseudo | reviewed).items()}
     missing = [s for s in card.structures if s not in masks]
     if card.missing_file == "refuse" and missing:
         raise SourceError(
@@ -75,33 +84,71 @@ def find_masks(card: DatasetCard, folder: Path, case: str) -> Found:
     return Found(masks, frozenset(pseudo.keys() - reviewed.keys()), tuple(notes))
 
 
-def read_masks(
-    card: DatasetCard,
-    found: Found,
-    structures: tuple[str, ...],
-    place: Placer,
-    status: dict[str, str],
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Masks in order of `structures`, one at a time; fills `status` as it learns.
+def inputs(card: DatasetCard, own: CaseFiles, structures: Sequence[str], case: str) -> list:
+    """The files that decide what a case becomes.
 
-    Args:
-        card: Says which structures are predicted in the whole set.
-        found: The case's files.
-        structures: The chosen ones, in order of priority.
-        place: Brings an array to the CT's grid, or refuses.
-        status: Structure -> status, for what is not annotated.
+    Raises:
+        SourceError: there is none, or `find_masks` refuses.
     """
+    found = find_masks(card, own.masks, case)
+    chosen = [found.masks[s] for s in structures if s in found.masks]
+    combined = own.combined if len(chosen) < len(structures) else []
+    if not chosen and not combined:
+        raise SourceError("no mask of any structure", where=case, do=card.obtain)
+    return chosen + combined
+
+
+def read_codes(
+    card: DatasetCard, own: CaseFiles, structures: Sequence[str], place: Placer, account: Account
+) -> np.ndarray:  # fmt: skip
+    """The codes of a case, uint8 on the CT's grid.
+
+    A structure without a file is taken from the combined label map where that has a voxel of it;
+    the map's zero says nothing, for where masks overlap only the last one is in it.
+    """
+    found = find_masks(card, own.masks, place.case)
+    account.notes += found.notes
+    layers = Layers(card.coding(tuple(structures)), place.ct.shape_vox)
+    lacking = [s for s in structures if s not in found.masks]
+    combined = read_labels(card, own.combined[0], place) if lacking and own.combined else None
     for name in structures:
-        path = found.masks.get(name)
-        if path is None:
-            status[name] = Status.UNLABELLED.value
+        layers.begin(name)
+        if name in found.masks:
+            is_empty = not _lay(layers, found.masks[name], place)
+            predicted = name in found.predicted or (name in card.pseudo_structures and not is_empty)
+            if predicted:
+                account.status[name] = Status.PSEUDO.value
+            elif is_empty:  # reviewed, and there is none
+                account.status[name] = Status.ABSENT.value
             continue
-        volume = read_nifti(path)
-        mask = as_mask(place(volume.array, volume.grid, path.name), str(path))
-        if name in found.predicted:
-            status[name] = Status.PSEUDO.value
-        elif not mask.any():  # reviewed, and there is none
-            status[name] = Status.ABSENT.value
-        elif name in card.pseudo_structures:
-            status[name] = Status.PSEUDO.value
-        yield name, mask
+        mask = combined is not None and name in card.values.structures and (
+            card.values.mask_of(combined, name))  # fmt: skip
+        if mask is False or not mask.any():
+            account.status[name] = Status.UNLABELLED.value
+            continue
+        account.notes.append(f"{name}: no file of its own, taken from the combined label map")
+        if name in card.pseudo_structures:
+            account.status[name] = Status.PSEUDO.value
+        layers.lay(mask.ravel(order="F"))
+    account.conflicts = layers.conflicts
+    return layers.codes
+
+
+def _lay(layers: Layers, file: SourceFile, place: Placer) -> bool:
+    """Lay a file's mask, piece by piece where its voxels are the CT's; whether it had any."""
+    where = str(file)
+    with file.open() as stream:
+        nifti = Nifti(stream, where)
+        if not place.is_in_place(nifti.grid, file.name.rpartition("/")[2]):
+            mask = place.moved(as_mask(nifti.array(), where), nifti.grid, where).ravel(order="F")
+            layers.lay(mask)
+            return bool(mask.any())
+        start, some = 0, False
+        zero_is_out = nifti.intercept <= 0.5 and not np.isnan(nifti.slope)
+        for piece in nifti.pieces():
+            if not (zero_is_out and not piece.any()):
+                mask = as_mask(nifti.scaled(piece), where)
+                some = some or bool(mask.any())
+                layers.lay(mask, start)
+            start += len(piece)
+    return some
