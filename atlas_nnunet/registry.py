@@ -89,9 +89,9 @@ class DatasetCard:
         groups: Named subsets of structures.
         splits: Name -> how the set's authors part its cases (convert/splits.py).
         licence, source, obtain, label_provenance: For people; `obtain` ends in what to type.
-        inside_abdomenatlas: {"overlap": all|part|none|unknown, "evidence": ...}, and where the
-            cases are known their names: "cases" (name -> AbdomenAtlas' name, or "" where that is
-            not public) or "pattern" (a regular expression).
+        inside_abdomenatlas: {"overlap": itself|all|part|none|unknown, "evidence": ...}, and where
+            the cases are known their names: "cases" (name -> AbdomenAtlas' name, or "" where
+            that is not public) or "pattern" (a regular expression).
         allows_external_pretraining: Whether the challenge's rules allow it; None is unknown.
         quirks: What is odd about the set, and what we do about it.
     """

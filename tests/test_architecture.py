@@ -17,7 +17,7 @@ STAGES = {
 }  # fmt: skip
 VOCABULARY = {
     "errors", "artefacts", "structures", "labelmap", "labelstatus", "registry", "geometry",
-    "images", "nifti", "rawdata", "registry_laws", "execution", "progress",
+    "images", "leakage", "nifti", "rawdata", "registry_laws", "execution", "progress",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN: vocabulary <- {host, kernels}
 # <- {stages | training} <- {planners | trainers} <- cli.

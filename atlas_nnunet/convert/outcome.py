@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atlas_nnunet import leakage
 from atlas_nnunet.artefacts import write_json
 from atlas_nnunet.convert.case import recipe, record_path
 from atlas_nnunet.errors import AtlasError, SourceError
@@ -74,7 +75,11 @@ class Outcome:
 
     def write(self, raw: Path) -> None:
         """dataset.json last: where it stands, nnU-Net may begin."""
-        write_json(raw / "conversion.json", self.conversion())
+        path, content = raw / "conversion.json", self.conversion()
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        if known.get("cases") == content["cases"] and leakage.KEY in known:
+            content[leakage.KEY] = known[leakage.KEY]  # the verdict is on these very cases
+        write_json(path, content)
         val = [case for case in self.val if case in self.entries]
         if val:
             train = [case for case in self.training if case not in val]

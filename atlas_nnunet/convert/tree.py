@@ -118,7 +118,8 @@ def _members(path: Path, index: Path) -> Iterator[SourceFile]:
     with path.open("rb") as stream:
         is_gzip = stream.read(2) == GZIP_MAGIC
     try:
-        with _opened(path) if is_gzip else path.open("rb") as plain:
+        opened: Any = _opened(path) if is_gzip else path.open("rb")
+        with opened as plain:
             with tarfile.open(fileobj=plain, mode="r:") as archive:
                 for entry in archive:
                     if entry.isreg():

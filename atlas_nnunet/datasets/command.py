@@ -6,23 +6,69 @@ import argparse
 import json
 from importlib.resources import files
 
+from atlas_nnunet.artefacts import Dataset, root, write_json
+from atlas_nnunet.errors import RegistryError
+from atlas_nnunet.host import dataset_name, read_json
+from atlas_nnunet.leakage import KEY, sentences
 from atlas_nnunet.registry import LABEL_MAP, DatasetCard, card_of, read_registry
+
+OVERLAP = "overlap"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("key", nargs="?", help="show this card; without it, list all")
+    parser.add_argument("what", nargs="*", metavar="KEY", help="show this card; none lists all; "
+                        f'or "{OVERLAP} PRETRAINING TARGET", two converted data sets')  # fmt: skip
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.epilog = "example:\n  atlas-nnunet datasets abdomenatlas-1.1-mini"
+    parser.add_argument("-np", dest="processes", type=int, default=2, help="worker processes")
+    parser.epilog = (
+        "examples:\n  atlas-nnunet datasets overlap 701 507\n"
+        "  atlas-nnunet datasets abdomenatlas-1.1-mini"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.what[:1] == [OVERLAP]:
+        return overlap(args)
+    if len(args.what) > 1:
+        raise RegistryError(f"one card at a time, not {args.what}", where="datasets",
+                            do="atlas-nnunet datasets KEY")  # fmt: skip
+    key = args.what[0] if args.what else None
     if args.json:
         cards = json.loads((files("atlas_nnunet") / "datasets.json").read_text())
-        print(json.dumps(cards[card_of(args.key).key] if args.key else cards, indent=1))
-    elif args.key:
-        print(shown(card_of(args.key)))
+        print(json.dumps(cards[card_of(key).key] if key else cards, indent=1))
+    elif key:
+        print(shown(card_of(key)))
     else:
         print(listed(read_registry()))
+    return 0
+
+
+def overlap(args: argparse.Namespace) -> int:
+    """Look for cases in both, write what was found to the target's conversion.json, and tell."""
+    from atlas_nnunet.datasets.overlap import find_overlap, thumbnails
+
+    if len(args.what) != 3:
+        raise RegistryError("two data sets are needed", where=f"datasets {OVERLAP}",
+                            do=f"atlas-nnunet datasets {OVERLAP} PRETRAINING TARGET")  # fmt: skip
+    pretraining, target = (Dataset(dataset_name(one, root("nnUNet_raw"))) for one in args.what[1:])
+    source, content = (read_json(d.conversion, f"atlas-nnunet convert KEY DIR, for {d.name}")
+                       for d in (pretraining, target))  # fmt: skip
+    of_source, of_target = (thumbnails(d, c, args.processes)
+                            for d, c in ((pretraining, source), (target, content)))  # fmt: skip
+    found = find_overlap(source, content, (of_source, of_target))
+    content[KEY] = {**content.get(KEY, {}), pretraining.name: found}
+    write_json(target.conversion, content)
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for case, one in found["cases"].items():
+        score = f", similarity {one['similarity']}" if "similarity" in one else ""
+        print(f"  {case} = {one['with'] or '(not named)'}, by {one['by']}{score}")
+    for case, one in found["alike"].items():
+        print(f"  {case} is like {one['with']}, similarity {one['similarity']}: look at both")
+    print(f"card: {found['declared']} of {content['key']} is inside AbdomenAtlas")
+    print(*sentences(content, content["cases"], pretraining.name), sep="\n")
+    print(f"written: {target.conversion}")
     return 0
 
 

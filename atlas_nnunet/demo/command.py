@@ -24,6 +24,7 @@ from atlas_nnunet.demo.budget import (
 from atlas_nnunet.demo.flow import Side, Step, evaluation, steps
 from atlas_nnunet.errors import AtlasError
 from atlas_nnunet.execution import map_cases
+from atlas_nnunet.leakage import sentences
 
 PHANTOM_SOURCE = Side("phantom", Path("phantom/atlas"), "Dataset711_PhantomAtlas")
 PHANTOM_TARGET = Side("phantom-target", Path("phantom/target"), "Dataset712_PhantomTarget")
@@ -174,6 +175,8 @@ def _report(
         pictures={},
         notes=[*notes, *(["--quick: too short to learn from"] if args.quick else [])],
     )
+    shared = sentences(_read(data.conversion), result.cases, source.name)
+    result = replace(result, notes=[*result.notes, *shared])
     case = result.cases[0]
     masks = {"reference": data.raw / "labelsTs" / f"{case}.nii.gz"}
     masks |= {arm: out / "predicted" / arm / f"{case}.nii.gz" for arm in ("scratch", "transfer")}

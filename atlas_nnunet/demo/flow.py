@@ -66,6 +66,8 @@ def steps(
     listed: list[tuple[str, Sequence[str], bool]] = [
         ("convert", [*source.convert, *parallel], True),
         ("convert", [*target.convert, *parallel], True),
+        ("look for leakage", words("datasets", "overlap", source.name, target.name, *parallel),
+         False),
         ("fingerprint", words("fingerprint", source.name, *parallel), False),
         ("fingerprint", words("fingerprint", target.name, *parallel), False),
         ("plan", words(

@@ -16,6 +16,7 @@ from atlas_nnunet.evaluate.surface import normalised_surface_distance
 from atlas_nnunet.geometry import Relation, relate
 from atlas_nnunet.images import as_integers, read_nifti
 from atlas_nnunet.labelmap import Coding
+from atlas_nnunet.leakage import shared_cases
 
 SCHEMA = 1
 SCORES = ("dice", "nsd")
@@ -99,6 +100,27 @@ def summary(
         means[name]["n"] = int(np.isfinite(columns["dice"]).sum())
     overall = {s: _mean(np.array([means[n][s] for n in structures], float)) for s in SCORES}
     return {"mean": means, "mean_of_structures": overall}
+
+
+def leakage_of(
+    conversion: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]],
+    structures: Sequence[str],
+) -> dict[str, Any]:
+    """Which scored cases a pre-training set holds as well, and the mean of the others."""
+    shared = shared_cases(conversion, scores)
+    others = {
+        name: {case: own for case, own in scores.items() if case not in cases}
+        for name, cases in shared.items()
+        if cases
+    }
+    return {
+        "overlap": shared,
+        "mean_without_overlap": {
+            name: {"n": len(own), **summary(own, structures)["mean_of_structures"]}
+            for name, own in others.items()
+        },
+    }
 
 
 def _mean(values: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from atlas_nnunet.errors import EvaluationError
 from atlas_nnunet.execution import map_cases, print_refused
 from atlas_nnunet.host import read_json
 from atlas_nnunet.labelmap import Coding
+from atlas_nnunet.leakage import sentences
 from atlas_nnunet.structures import canonical
 
 ENDING = ".nii.gz"
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         EMPTY_POLICY,
         SCHEMA,
         Job,
+        leakage_of,
         score_case,
         summary,
         unknown_references,
@@ -72,12 +74,17 @@ def run(args: argparse.Namespace) -> int:
         "refused": {case: error.what for case, error in refused.items()},
         **means,
     }
+    beside = args.conversion or args.references.parent / "conversion.json"
+    known = read_json(beside, "check --conversion") if beside.is_file() else {}
+    content |= leakage_of(known, scores, structures)
     output = args.output or args.predictions / "evaluation.json"
     write_json(output, without_nan(content))
     print(_table(means))
     left_out = sum(map(len, unknown.values()))
     if left_out:
         print(f"{left_out} references are unlabelled and not scored, see not_scored in {output}")
+    for sentence in sentences(known, scores):
+        print(sentence)
     print_refused(refused)
     print(f"written: {output}")
     return 1 if refused else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
 from atlas_nnunet.host import dataset_name, network_spec, read_json
+from atlas_nnunet.leakage import sentences
 from atlas_nnunet.structures import canonical
 
 VERSION = 1  # of the rules: raise it when the same source would give other weights
@@ -55,10 +56,21 @@ def run(args: argparse.Namespace) -> int:
     refuse_below(args.floor, decisions, str(args.source))
     from_source = {heads.target[t]: heads.source[s] for t, s in heads.shared.items()}
     print(f"head rows from the source, by name: {sorted(from_source)}")
+    shared = _leakage(dataset, source.plans.get("dataset_name"))
+    print(*shared, sep="\n")
     if args.dry_run:
         return 0
     content = receipt(source, decisions, heads, plans, args.configuration, key)
     write_checkpoint(target, network, plans, args.configuration, dataset_json, source.sha256)
-    write_json(report, {**content, "checkpoint_sha256": file_hash(target)})
+    write_json(report, {**content, "overlap": shared, "checkpoint_sha256": file_hash(target)})
     print(f"written: {target}\nwritten: {report}")
     return 0
+
+
+def _leakage(dataset: Dataset, pretraining: str | None) -> list[str]:
+    """Which of the target's cases the source was trained on, as far as somebody looked."""
+    path = dataset.conversion if dataset.conversion.is_file() else dataset.conversion_for_training
+    if pretraining is None or not path.is_file():
+        return ["whether the source was trained on cases of the target is not known"]
+    conversion = json.loads(path.read_text())
+    return sentences(conversion, conversion["cases"], pretraining)
