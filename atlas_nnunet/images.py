@@ -126,7 +126,7 @@ def as_mask(array: np.ndarray, where: str) -> np.ndarray:
     lowest = array.min(initial=0)
     if lowest <= -0.5:
         raise LabelMapError(
-            f"the mask holds {lowest:g}", where=where,
+            f"the mask holds {lowest:g}, as after an int8 overflow", where=where,
             do="a mask is 0 or 1; -1 is often 255 that overflowed int8: write it as uint8",
         )  # fmt: skip
     return array > 0.5

@@ -88,10 +88,12 @@ class DatasetCard:
         pseudo_weight: What a predicted label is worth in a loss, 0 to 1.
         groups: Named subsets of structures.
         splits: Name -> how the set's authors part its cases (convert/splits.py).
+        unverified: What of the card nobody has held against the release itself, if anything.
         licence, source, obtain, label_provenance: For people; `obtain` ends in what to type.
         inside_abdomenatlas: {"overlap": itself|all|part|none|unknown, "evidence": ...}, and where
             the cases are known their names: "cases" (name -> AbdomenAtlas' name, or "" where
-            that is not public) or "pattern" (a regular expression).
+            that is not public), "pattern" (a regular expression of names) or "files" (one of
+            the source's files).
         allows_external_pretraining: Whether the challenge's rules allow it; None is unknown.
         quirks: What is odd about the set, and what we do about it.
     """
@@ -117,6 +119,7 @@ class DatasetCard:
     licence: str
     source: str
     obtain: str
+    unverified: str
     label_provenance: str
     inside_abdomenatlas: Mapping[str, Any]
     allows_external_pretraining: bool | None
@@ -156,7 +159,8 @@ def read_card(key: str, entry: Mapping[str, Any]) -> DatasetCard:
         refuses_identity_affine=entry.get("refuses_identity_affine", False),
         pseudo_structures=frozenset(entry.get("pseudo_structures", ())),
         pseudo_weight=entry.get("pseudo_weight", 0.5),
-        splits=entry.get("splits", {}), quirks=tuple(entry.get("quirks", ())),
+        splits=entry.get("splits", {}), unverified=entry.get("unverified", ""),
+        quirks=tuple(entry.get("quirks", ())),
         **{name: entry[name] for name in (
             "title", "nnunet_dataset", "role", "licence", "source", "obtain", "label_provenance",
             "inside_abdomenatlas", "allows_external_pretraining")},

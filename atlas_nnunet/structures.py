@@ -50,6 +50,10 @@ SYNONYMS = {
     "pancreas_cancer": "pancreas_tumor",
     "pancreatic_cancer": "pancreas_tumor",
     "pancreatic_tumor": "pancreas_tumor",
+    "pancreatic_lesion": "pancreas_lesion",
+    "pancreatic_cyst": "pancreas_cyst",
+    "pancreatic_pdac": "pancreas_pdac",
+    "pancreatic_pnet": "pancreas_pnet",
     "pancreas_tumour": "pancreas_tumor",
     "hepatic_tumor": "liver_tumor",
     "colon_cancer": "colon_tumor",
@@ -59,23 +63,40 @@ SYNONYMS = {
     "brain_stem": "brainstem",
 }
 
+LIVER = tuple(f"liver_segment_{i}" for i in range(1, 9))
+PANCREAS = ("pancreas_head", "pancreas_body", "pancreas_tail")
+KIDNEYS = ("kidney_left", "kidney_right", "kidney")
+
 # Structure -> what it may lie inside of. A tumour is part of its organ; voxels may be both.
 PARENTS = {
     "hepatic_vessel": ("liver",),
     "hepatic_vessel_tumor": ("hepatic_vessel", "liver"),
-    "liver_tumor": ("liver",),
-    "kidney_tumor": ("kidney_left", "kidney_right", "kidney"),
-    "kidney_cyst": ("kidney_left", "kidney_right", "kidney"),
+    **dict.fromkeys(LIVER, ("liver",)),
+    "liver_lesion": ("liver", *LIVER),
+    "liver_tumor": ("liver", *LIVER, "liver_lesion"),
+    "liver_cyst": ("liver", *LIVER, "liver_lesion"),
+    "kidney_lesion": KIDNEYS,
+    "kidney_tumor": (*KIDNEYS, "kidney_lesion"),
+    "kidney_cyst": (*KIDNEYS, "kidney_lesion"),
     "kidney_cyst_left": ("kidney_left", "kidney"),
     "kidney_cyst_right": ("kidney_right", "kidney"),
-    "pancreas_tumor": ("pancreas",),
+    "pancreas_head": ("pancreas",),
+    "pancreas_body": ("pancreas",),
+    "pancreas_tail": ("pancreas",),
+    "pancreas_lesion": ("pancreas", *PANCREAS),
+    "pancreas_tumor": ("pancreas", *PANCREAS, "pancreas_lesion"),
+    "pancreas_cyst": ("pancreas", *PANCREAS, "pancreas_lesion"),
+    "pancreas_pdac": ("pancreas", *PANCREAS, "pancreas_lesion", "pancreas_tumor"),
+    "pancreas_pnet": ("pancreas", *PANCREAS, "pancreas_lesion", "pancreas_tumor"),
     "lung_tumor": (
         "lung_left", "lung_right", "lung", "lung_upper_lobe_left", "lung_lower_lobe_left",
         "lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right",
     ),
     # Not the intestine, here the small bowel, nor the rectum: the labels are of colon primaries
     # (MSD task 10). A tumour that runs on into the rectum keeps its voxels, and they are counted.
-    "colon_tumor": ("colon",),
+    "colon_lesion": ("colon",),
+    "colon_tumor": ("colon", "colon_lesion"),
+    "esophagus_tumor": ("esophagus",),
 }  # fmt: skip
 
 _SIDED = re.compile(r"(?:^|_)(left|right)(?:_|$)")

@@ -14,12 +14,16 @@ WANTED = {
     "totalsegmentator-v1", "totalsegmentator-v2", "msd-03-liver", "msd-06-lung",
     "msd-07-pancreas", "msd-08-hepaticvessel", "msd-09-spleen", "msd-10-colon", "amos22", "btcv",
     "flare22", "kits23", "openkbp", "totalsegmentator-dicom", "chaos-ct",
+    "abdomenatlas-2.0-mini", "abdomenatlas-3.0-mini", "pants", "msd-01-braintumour",
+    "msd-02-heart", "msd-04-hippocampus", "msd-05-prostate", "amos22-mr", "flare23", "word",
+    "chaos-ct-dicom", "chaos-mr-t1", "chaos-mr-t2", "lits", "ct-org", "abdomenct-1k", "segthor",
+    "verse", "imagecas", "raos", "autopet", "dicom-masks",
 }  # fmt: skip
 
 
 def test_the_shipped_registry_holds_what_it_should():
     assert set(CARDS) >= WANTED
-    assert len(CARDS) >= 19
+    assert len(CARDS) >= 41
 
 
 @pytest.mark.parametrize("key", sorted(CARDS))
@@ -88,13 +92,36 @@ def test_all_problems_are_told_at_once(tmp_path):
 
 # What value 1, 2, 3, ... stands for, by the challenges' own pages; a swapped pair of kidneys is
 # still a sound card, so nothing but a second copy of the table can notice it.
+FLARE = (
+    "liver kidney_right spleen pancreas aorta postcava adrenal_gland_right adrenal_gland_left "
+    "gall_bladder esophagus stomach duodenum kidney_left"
+)
+AMOS = (
+    "spleen kidney_right kidney_left gall_bladder esophagus liver stomach aorta postcava pancreas "
+    "adrenal_gland_right adrenal_gland_left duodenum bladder prostate"
+)
 TABLES = {
-    "amos22": "spleen kidney_right kidney_left gall_bladder esophagus liver stomach aorta postcava "
-    "pancreas adrenal_gland_right adrenal_gland_left duodenum bladder prostate",
+    "amos22-mr": AMOS,
+    "flare23": FLARE + " abdominal_tumor",
+    "word": "liver spleen kidney_left kidney_right stomach gall_bladder esophagus pancreas "
+    "duodenum colon intestine adrenal_gland rectum bladder femur_left femur_right",
+    "raos": "liver spleen kidney_left kidney_right stomach gall_bladder esophagus pancreas "
+    "duodenum colon intestine adrenal_gland_left adrenal_gland_right rectum bladder femur_left "
+    "femur_right prostate seminal_vesicle",
+    "lits": "liver liver+liver_tumor",
+    "ct-org": "liver bladder lung kidney bone brain",
+    "abdomenct-1k": "liver kidney spleen pancreas",
+    "segthor": "esophagus heart trachea aorta",
+    "imagecas": "coronary_arteries",
+    "autopet": "fdg_lesion",
+    "msd-01-braintumour": "brain_edema brain_tumor_non_enhancing brain_tumor_enhancing",
+    "msd-02-heart": "heart_atrium_left",
+    "msd-04-hippocampus": "hippocampus_anterior hippocampus_posterior",
+    "msd-05-prostate": "prostate_peripheral_zone prostate_transition_zone",
+    "amos22": AMOS,
     "btcv": "spleen kidney_right kidney_left gall_bladder esophagus liver stomach aorta postcava "
     "portal_vein_and_splenic_vein pancreas adrenal_gland_right adrenal_gland_left",
-    "flare22": "liver kidney_right spleen pancreas aorta postcava adrenal_gland_right "
-    "adrenal_gland_left gall_bladder esophagus stomach duodenum kidney_left",
+    "flare22": FLARE,
     "kits23": "kidney kidney+kidney_tumor kidney+kidney_cyst",
     "msd-03-liver": "liver liver+liver_tumor",
     "msd-06-lung": "lung_tumor",
@@ -133,14 +160,49 @@ TABLES = {
 }  # fmt: skip
 
 
+# Where values are not 1, 2, 3, ...
+MR = {63: {"liver"}, 126: {"kidney_right"}, 189: {"kidney_left"}, 252: {"spleen"}}
+SPARSE = {
+    "chaos-ct-dicom": {1: {"liver"}, 255: {"liver"}},
+    "chaos-mr-t1": MR,
+    "chaos-mr-t2": MR,
+    "verse": {
+        **{i: {f"vertebrae_c{i}"} for i in range(1, 8)},
+        **{7 + i: {f"vertebrae_t{i}"} for i in range(1, 13)},
+        **{19 + i: {f"vertebrae_l{i}"} for i in range(1, 7)},
+        28: {"vertebrae_t13"},
+    },
+}
+# The combined maps of AbdomenAtlas and PanTS, which stand beside masks of single structures.
+ATLAS = (
+    "aorta gall_bladder kidney_left kidney_right liver pancreas postcava spleen stomach "
+    "adrenal_gland_left adrenal_gland_right bladder celiac_trunk colon duodenum esophagus "
+    "femur_left femur_right hepatic_vessel intestine lung_left lung_right "
+    "portal_vein_and_splenic_vein prostate rectum"
+)
+COMBINED = {
+    "abdomenatlas-1.0-mini": " ".join(ATLAS.split()[:9]),
+    "abdomenatlas-1.1-mini": ATLAS,
+    "abdomenatlas-2.0-mini": ATLAS + " uterus liver_lesion pancreas_lesion kidney_lesion "
+    "colon_lesion endometrioma_tumor esophagus_tumor",
+    "pants": "adrenal_gland_left adrenal_gland_right aorta bladder celiac_trunk colon "
+    "common_bile_duct duodenum femur_left femur_right gall_bladder kidney_left kidney_right "
+    "liver lung_left lung_right pancreas pancreas_body pancreas_head pancreas_tail "
+    "pancreatic_duct postcava prostate spleen stomach superior_mesenteric_artery veins "
+    "pancreas_lesion",
+}
+
+
 def test_every_label_map_has_a_table_to_be_held_against():
-    assert TABLES.keys() == {key for key, card in CARDS.items() if card.layout.kind == LABEL_MAP}
+    known = TABLES.keys() | SPARSE.keys() | COMBINED.keys()
+    assert known == {key for key, card in CARDS.items() if card.values.sets}
 
 
-@pytest.mark.parametrize("key", TABLES)
+@pytest.mark.parametrize("key", [*TABLES, *SPARSE, *COMBINED])
 def test_values_stand_for_what_the_set_says(key):
-    table = {i: set(names.split("+")) for i, names in enumerate(TABLES[key].split(), 1)}
-    assert CARDS[key].values.sets == table
+    rows = (TABLES | COMBINED).get(key, "").split()
+    table = {i: set(names.split("+")) for i, names in enumerate(rows, 1)}
+    assert CARDS[key].values.sets == SPARSE.get(key, table)
 
 
 MASKS_CARD, MAP_CARD = "chaos-ct", "msd-03-liver"  # the smallest of each kind

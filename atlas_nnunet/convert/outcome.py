@@ -143,6 +143,9 @@ def forget_cases(raw: Path, kept: set[str]) -> None:
 def tell(outcome: Outcome, where: str) -> None:
     """In words, and what needs a look first."""
     entries = outcome.entries
+    if outcome.card.unverified:
+        print(f"nobody has held this against the release of {outcome.card.key}: "
+              f"{outcome.card.unverified}; compare before you train")  # fmt: skip
     moved = [case for case, entry in entries.items() if entry["geometry"]]
     in_conflict = [case for case, entry in entries.items() if entry["conflicts"]]
     if moved:

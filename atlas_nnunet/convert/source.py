@@ -31,19 +31,21 @@ class Source:
 
 
 def open_source(card: DatasetCard, files: Sequence[SourceFile], where: str) -> Source:
-    """The first layout of the card that the files have.
+    """The layout of the card in which most cases are whole; the card's first among equals.
 
     Raises:
-        SourceError: they have none.
+        SourceError: the files have none of its layouts.
     """
-    for layout in (card.layout, *card.other_layouts):
-        candidate = replace(card, layout=layout)
-        cases = find_cases(candidate, files, held_out=False)
-        if cases:
-            held_out = find_cases(candidate, files, held_out=True)
-            if not card.structures:
-                candidate = candidate.with_structures(_told(candidate, [*cases.values()]))
-            return Source(candidate, cases, held_out)
+    layouts = (card.layout, *card.other_layouts)
+    candidates = [replace(card, layout=layout) for layout in layouts]
+    found = [find_cases(one, files, held_out=False) for one in candidates]
+    whole = [sum(own.is_whole for own in cases.values()) for cases in found]
+    best = max(range(len(layouts)), key=lambda n: (whole[n], len(found[n]), -n))
+    if found[best]:
+        chosen = candidates[best]
+        if not chosen.structures:
+            chosen = chosen.with_structures(_told(chosen, [*found[best].values()]))
+        return Source(chosen, found[best], find_cases(chosen, files, held_out=True))
     templates = [t for one in (card.layout, *card.other_layouts) for t in (*one.images, one.masks)]
     raise SourceError(
         f"no case of {card.key}: nothing matches {', '.join(templates)}", where=where,

@@ -28,6 +28,10 @@ class CaseFiles:
     masks: list[SourceFile] = field(default_factory=list)
     combined: list[SourceFile] = field(default_factory=list)
 
+    @property
+    def is_whole(self) -> bool:
+        return all(self.images) and bool(self.masks or self.combined)
+
 
 def pattern_of(template: str, *, any_structure: bool = False) -> str:
     """A regular expression for a template.

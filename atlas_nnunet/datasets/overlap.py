@@ -94,9 +94,15 @@ def declared(target: Mapping[str, Any], pretraining: Mapping[str, Any]) -> dict[
         return {case: case for case in target["cases"] if case in cases}
     named = card.get("cases", {})
     known = {c: named[c] for c in target["cases"] if c in named and named[c] in {"", *cases}}
-    whole = card["overlap"] == "all" and "pattern" not in card and not named
+    narrower = {"pattern", "files", "cases"} & card.keys()
+    whole = card["overlap"] == "all" and not narrower
     pattern = re.compile(".*" if whole else card.get("pattern", "(?!)"))
-    return {c: "" for c in target["cases"] if pattern.fullmatch(c)} | known
+    files = re.compile(card.get("files", "(?!)"))
+    return {
+        case: ""
+        for case, entry in target["cases"].items()
+        if pattern.fullmatch(case) or any(map(files.fullmatch, entry.get("inputs", ())))
+    } | known
 
 
 def find_overlap(

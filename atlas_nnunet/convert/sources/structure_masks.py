@@ -92,10 +92,15 @@ def inputs(card: DatasetCard, own: CaseFiles, structures: Sequence[str], case: s
     """
     found = find_masks(card, own.masks, case)
     chosen = [found.masks[s] for s in structures if s in found.masks]
-    combined = own.combined if len(chosen) < len(structures) else []
+    combined = own.combined if _in_combined(card, found, structures) else []
     if not chosen and not combined:
         raise SourceError("no mask of any structure", where=case, do=card.obtain)
     return chosen + combined
+
+
+def _in_combined(card: DatasetCard, found: Found, structures: Sequence[str]) -> bool:
+    """Whether the combined map may hold a structure that has no file of its own."""
+    return any(s not in found.masks and s in card.values.structures for s in structures)
 
 
 def read_codes(
@@ -109,8 +114,8 @@ def read_codes(
     found = find_masks(card, own.masks, place.case)
     account.notes += found.notes
     layers = Layers(card.coding(tuple(structures)), place.ct.shape_vox)
-    lacking = [s for s in structures if s not in found.masks]
-    combined = read_labels(card, own.combined[0], place) if lacking and own.combined else None
+    wanted = bool(own.combined) and _in_combined(card, found, structures)
+    combined = read_labels(card, own.combined[0], place) if wanted else None
     for name in structures:
         layers.begin(name)
         if name in found.masks:
