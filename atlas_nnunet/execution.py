@@ -144,7 +144,7 @@ def _on_cluster(
         raise AtlasError("dask.distributed is not installed", where="--cluster",
                          do="python -m pip install 'atlas-nnunet[cluster]'") from error  # fmt: skip
     try:
-        client = Client(address, set_as_default=False)
+        client = Client(address)
     except (OSError, TimeoutError, ValueError) as error:
         raise AtlasError(
             f"no scheduler answers: {error}", where=f"--cluster {address}",

@@ -308,3 +308,48 @@ def test_killed_at_any_moment_a_second_run_ends_with_the_same_bytes(tmp_path, wo
         process.wait()
     subprocess.run(words, env=variables, check=True, capture_output=True)
     assert digest(other / "nnUNet_raw" / NAME) == undisturbed, "and no leftover among the images"
+
+
+def test_two_runs_at_once_do_not_harm_each_other(tmp_path, workspace):
+    for i in range(8):
+        atlas_case(tmp_path / "s", f"c{i:02d}", drawn(i, SOME))
+    put(tmp_path / "s/c99/ct.nii.gz", ct_of("c03"))  # refused as a duplicate, by both
+    put(tmp_path / "s/c99/segmentations/liver.nii.gz", drawn(1, ["liver"])["liver"])
+    assert convert(workspace, KEY, tmp_path / "s") == 1
+    undisturbed = digest(outcome(workspace)[0])
+    other = workspace.folder / "again"
+    variables = {**os.environ, **{n: str(other / n) for n in workspace.variables}}
+    words = [sys.executable, "-m", "atlas_nnunet.cli", "convert", KEY, str(tmp_path / "s"),
+             "-np", "1"]  # fmt: skip
+    both = [subprocess.Popen(words, env=variables, stderr=subprocess.PIPE) for _ in range(2)]
+    errors = [process.communicate()[1].decode() for process in both]
+    assert [process.returncode for process in both] == [1, 1], errors
+    assert digest(other / "nnUNet_raw" / NAME) == undisturbed
+
+
+def test_a_changed_card_converts_anew_and_a_changed_case_alone(tmp_path, workspace):
+    source = tmp_path / "s"
+    for i in range(3):
+        atlas_case(source, f"c{i}", drawn(i, ["liver", "spleen"]))
+    layout = {"kind": "structure_masks", "images": ["{case}/ct.nii.gz"],
+              "masks": "{case}/segmentations/{structure}.nii.gz"}  # fmt: skip
+    path = tmp_path / "card.json"
+
+    def run(**card):
+        path.write_text(json.dumps({"layout": layout, **card}))
+        assert convert(workspace, "custom", source, "--card", path) == 0
+        raw, _, description = outcome(workspace, "Dataset600_Custom")
+        times = {p.name: p.stat().st_mtime_ns for p in (raw / "labelsTr").iterdir()}
+        return raw, description, times
+
+    _, _, first = run(structures=["liver", "spleen"])
+    assert run(structures=["liver", "spleen"], title="Another title")[2] == first
+    raw, description, second = run(structures=["spleen", "liver"])
+    assert not set(first.values()) & set(second.values()), "another order is another coding"
+    assert description["labels"] == {"background": 0, "spleen": 1, "liver": 2}
+    put(source / "c1/ct.nii.gz", ct_of("c1 again"))
+    _, _, third = run(structures=["spleen", "liver"])
+    assert {n for n in third if third[n] != second[n]} == {"c1.nii.gz"}
+    (raw / "labelsTr/c2.nii.gz").write_bytes(b"")
+    _, _, fourth = run(structures=["spleen", "liver"])
+    assert {n for n in fourth if fourth[n] != third[n]} == {"c2.nii.gz"}
