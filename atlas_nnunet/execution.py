@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
+from uuid import uuid4
 
 from tqdm import tqdm
 
@@ -132,8 +133,8 @@ def _alone(
 def _on_cluster(
     work: Callable[[Job], Result], jobs: Mapping[str, Job], address: str
 ) -> Iterator[tuple[str, Result | AtlasError]]:
-    """Workers of a dask cluster. What a lost worker had in hand, dask gives to another; a case
-    that takes down `distributed.scheduler.allowed-failures` workers is refused.
+    """Workers of a dask cluster. What a lost worker had in hand, dask gives to another; cases that
+    were on `distributed.scheduler.allowed-failures` lost workers are tried once more, alone.
 
     Raises:
         AtlasError: dask.distributed is not installed, or nobody answers at the address.
@@ -152,14 +153,18 @@ def _on_cluster(
         ) from error  # fmt: skip
     with client:
         futures = {
-            client.submit(attempt, work, case, job, key=f"{work.__name__}-{case}-{number}",
-                          pure=False): case
-            for number, (case, job) in enumerate(jobs.items())
-        }  # fmt: skip
+            client.submit(attempt, work, case, job, key=f"{work.__name__}-{case}-{uuid4()}"): case
+            for case, job in jobs.items()
+        }
+        suspects = []
         for future in as_completed(futures, raise_errors=False):
-            case = futures[future]
             try:
-                yield case, future.result()
+                yield futures[future], future.result()
+            except KilledWorker:
+                suspects.append(futures[future])
+        for case in suspects:  # one after another: what only stood beside a death goes through
+            try:
+                yield case, client.submit(attempt, work, case, jobs[case], pure=False).result()
             except KilledWorker as error:
                 yield case, SourceError(
                     f"workers died with it: {error}", where=case,
