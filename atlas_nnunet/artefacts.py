@@ -110,10 +110,19 @@ def sweep(*folders: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; it becomes `path` only if nothing went wrong."""
+def whole_file(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A temporary name to write to; it becomes `path` only if nothing went wrong.
+
+    Args:
+        path: What is to be written.
+        folder: For the temporary file, on the same disk; beside `path` if None. Where nnU-Net
+            lists a folder by file ending, a killed process must leave nothing there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / partial.name
     try:
         yield partial
         os.replace(partial, path)

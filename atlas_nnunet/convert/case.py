@@ -111,5 +111,5 @@ def _write(job: Job, channels: list[Channel], codes: np.ndarray) -> None:
         (label_target, lambda partial: partial.write_bytes(mask)),
     ]
     for target, write in writers:
-        with whole_file(target) as partial:
+        with whole_file(target, record_path(target.parent.parent, "").parent) as partial:
             write(partial)

@@ -85,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
             convert_case, jobs, processes=args.processes, describe=f"convert {card.key}",
             cluster=args.cluster,
         )  # fmt: skip
+    if not args.check:
+        sweep(*(raw / name for name in FOLDERS))  # what workers left that were killed meanwhile
     refuse_duplicates(entries, refused)
     outcome = Outcome(card, structures, entries, {**broken, **refused}, parted.val)
     if args.check:
