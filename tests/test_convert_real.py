@@ -10,6 +10,7 @@ import pytest
 from atlas_nnunet.images import as_integers, read_nifti
 from atlas_nnunet.labelmap import Coding
 from atlas_nnunet.nifti import nifti_bytes
+from atlas_nnunet.registry import card_of
 
 pytestmark = pytest.mark.real
 
@@ -103,6 +104,64 @@ def test_dicom_with_a_label_map_whose_axes_run_otherwise(workspace, real_data):
         )
     ]
     assert np.allclose(*centers, atol=0.1)
+
+
+def test_a_hospitals_dicom_with_masks_of_its_own_names(workspace, real_data, tmp_path):
+    """The series where it lies; the label map's structures as single masks, other axes and all."""
+    folder = tmp_path / "s/patient 7"
+    folder.mkdir(parents=True)
+    (folder / "ct").symlink_to(real_data / "dicom/series")
+    seg = nib.load(real_data / "dicom/seg.nii.gz")
+    labels = np.asarray(seg.dataobj)
+    drawn = {"Liver": 5, "right kidney": 2, "my own thing": 51}
+    for name, value in drawn.items():
+        path = folder / "segmentations" / f"{name}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(nifti_bytes((labels == value).astype(np.uint8), seg.affine))
+    code, raw, conversion, coding = convert(workspace, "dicom-masks", tmp_path / "s")
+    assert code == 0
+    assert set(coding.structures) == {"liver", "kidney_right", "my_own_thing"}
+    codes = np.asarray(nib.load(raw / "labelsTr/patient-7.nii.gz").dataobj)
+    for name, value in (("liver", 5), ("kidney_right", 2), ("my_own_thing", 51)):
+        assert coding.mask_of(codes, name).sum() == (labels == value).sum(), name
+    assert len(conversion["cases"]["patient-7"]["geometry"]) == 3
+
+
+def test_chaos(workspace, real_data):
+    source = real_data / "chaos/CHAOS_CT_3"
+    code, raw, conversion, coding = convert(workspace, "chaos-ct", real_data / "chaos")
+    assert code == 0
+    assert check_against_masks(raw, coding, conversion, "CHAOS_CT_3", source / "segmentations",
+                               str) == 1  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "layout"),
+    [
+        ("BDMAP_00000006_combined_labels", "abdomenatlas-1.1-mini", "{}/{}"),
+        ("PanTS_00000001_combined_labels", "pants", "LabelTr/{}/{}"),
+    ],
+)
+def test_true_label_maps_are_read_voxel_by_voxel(workspace, real_data, tmp_path, file, key, layout):
+    """All their labels: no CT was published with them, so an empty one of their grid stands in."""
+    source = read_nifti(real_data / f"labels-only/{file}.nii.gz")
+    case = file.removesuffix("_combined_labels")
+    target = tmp_path / layout.format(case, "combined_labels.nii.gz")
+    target.parent.mkdir(parents=True)
+    target.symlink_to(real_data / f"labels-only/{file}.nii.gz")
+    ct = tmp_path / ("ImageTr" if key == "pants" else "") / case / "ct.nii.gz"
+    ct.parent.mkdir(parents=True, exist_ok=True)
+    ct.write_bytes(nifti_bytes(np.zeros(source.array.shape, np.int16), source.grid.affine))
+    code, raw, _, coding = convert(workspace, key, tmp_path)
+    assert code == 0
+    codes = np.asarray(nib.load(raw / f"labelsTr/{case}.nii.gz").dataobj)
+    labels = np.rint(source.array).astype(np.uint8)
+    there = {int(v) for v in np.unique(labels)} - {0}
+    assert len(there) > 10
+    for value, (name,) in card_of(key).values.sets.items():
+        truth = labels == value
+        assert (coding.mask_of(codes, name) == truth).all(), name
+        assert truth.any() == (value in there)
 
 
 def test_openkbp_keeps_what_overlaps_and_says_what_is_missing(workspace, real_data):

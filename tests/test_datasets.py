@@ -9,7 +9,7 @@ import pytest
 
 from atlas_nnunet.cli import main
 from atlas_nnunet.datasets import command
-from atlas_nnunet.registry import LABEL_MAP, read_registry
+from atlas_nnunet.registry import MASKS, read_registry
 
 ROOT = Path(__file__).parent.parent
 CARDS = read_registry()
@@ -35,10 +35,15 @@ def test_a_card_is_shown_whole(key, capsys):
         card.title, card.nnunet_dataset, card.licence, card.source, card.obtain,
         card.label_provenance, card.inside_abdomenatlas["evidence"], *card.structures,
         *card.channels, *card.layout.images, card.layout.masks, *card.layout.held_out_images,
-        card.layout.held_out_masks, *card.groups, *(t for q in card.quirks for t in q.values()),
+        card.layout.held_out_masks, card.layout.combined, card.unverified, *card.groups,
+        *card.splits, *card.inside_abdomenatlas.get("cases", {}),
+        *(text for one in card.other_layouts for text in (*one.images, one.masks)),
+        *(t for q in card.quirks for t in q.values()),
     ]  # fmt: skip
     assert [text for text in told if text not in shown] == []
-    assert shown.count("value ") >= (len(card.values.sets) if card.layout.kind == LABEL_MAP else 0)
+    assert shown.count("value ") >= len(card.values.sets)
+    if card.layout.kind != MASKS:
+        assert f"without a voxel in a case: {card.missing_value}" in shown
 
 
 def test_a_value_of_two_structures_and_a_refusal_are_told_in_words(capsys):

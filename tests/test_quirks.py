@@ -202,6 +202,21 @@ def test_masks_that_cannot_be_meant_are_refused(workspace, tmp_path, what):
     assert "10" in conversion["cases"]
 
 
+def test_a_rescale_slope_is_the_readers(workspace, tmp_path):
+    """A CT stored with a slope keeps its bytes; nnU-Net's reader applies the slope."""
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+
+    build(CARDS["segthor"], tmp_path)
+    stored = np.random.default_rng(1).integers(0, 4000, SHAPE).astype(np.int16)
+    source = tmp_path / "train/2/2.nii.gz"
+    save(source, stored, slope=0.5)
+    code, raw, _, _ = convert(workspace, "segthor", tmp_path)
+    assert code == 0
+    assert (raw / "imagesTr/2_0000.nii.gz").read_bytes() == source.read_bytes()
+    image, _ = NibabelIOWithReorient().read_images([str(raw / "imagesTr/2_0000.nii.gz")])
+    assert np.allclose(np.sort(image.ravel()), np.sort(stored.ravel()) * 0.5)
+
+
 def test_the_authors_splits(workspace, tmp_path):
     for key, train, test in (("totalsegmentator-v2", "s0011", "s0235"), ("ct-org", "21", "4")):
         build(CARDS[key], tmp_path / key)

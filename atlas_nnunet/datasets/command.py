@@ -10,7 +10,7 @@ from atlas_nnunet.artefacts import Dataset, root, write_json
 from atlas_nnunet.errors import RegistryError
 from atlas_nnunet.host import dataset_name, read_json
 from atlas_nnunet.leakage import KEY, sentences
-from atlas_nnunet.registry import LABEL_MAP, DatasetCard, card_of, read_registry
+from atlas_nnunet.registry import MASKS, DatasetCard, card_of, read_registry
 
 OVERLAP = "overlap"
 
@@ -96,9 +96,17 @@ def shown(card: DatasetCard) -> str:
         f"labels from {card.label_provenance}",
         f"external pre-training allowed: {allowed[card.allows_external_pretraining]}",
         f"inside AbdomenAtlas: {inside['overlap']} ({inside['evidence']})",
+        *_inside(card),
+        *(
+            [f"unverified  {card.unverified}: compare with the release before you train"]
+            if card.unverified
+            else []
+        ),
         *_files(card),
         f"structures  {len(card.structures)}, in {len(coding.codes) - 1} codes; the later one "
-        "keeps a voxel that two may not share:",
+        "keeps a voxel that two may not share:"
+        if card.structures
+        else "structures  whatever the files of the masks tell",
         *(f"  {', '.join(card.structures[i : i + 6])}" for i in range(0, len(card.structures), 6)),
     ]
     if card.pseudo_structures:
@@ -109,25 +117,43 @@ def shown(card: DatasetCard) -> str:
         lines.append(f"{one} may also share voxels with: {', '.join(others)}")
     for name, own in card.groups.items():
         lines += [f"group {name}: {len(own)} structures", f"  {', '.join(own)}"]
+    for name, split in card.splits.items():
+        lines.append(f"split {name} (convert --split {name}): {split['what']}")
     lines += [f"odd: {q['what']}\n  we: {q['we']}" for q in card.quirks]
     return "\n".join(lines)
+
+
+def _inside(card: DatasetCard) -> list[str]:
+    """Which cases are inside AbdomenAtlas, where that is known."""
+    inside = card.inside_abdomenatlas
+    lines = [f"  its files {inside['files']}"] if "files" in inside else []
+    lines += [f"  its cases {inside['pattern']}"] if "pattern" in inside else []
+    named = [f"{own} is {theirs or 'one'}" for own, theirs in inside.get("cases", {}).items()]
+    return lines + [f"  {', '.join(named[i : i + 4])}" for i in range(0, len(named), 4)]
 
 
 def _files(card: DatasetCard) -> list[str]:
     """Where files lie, and what is in them."""
     layout = card.layout
-    lines = [
-        f"channels    {', '.join(card.channels)}",
-        f"images      {', '.join(layout.images)}",
-        f"masks       {layout.masks}",
-    ]
-    if layout.held_out_masks:
-        lines.append(f"held out    {', '.join(layout.held_out_images)}; {layout.held_out_masks}")
-    if layout.kind == LABEL_MAP:
-        for value, members in card.values.sets.items():
-            named = [s for s in card.structures if s in members]
-            lines.append(f"value {value:>5} = {' + '.join(named) or 'dropped'}")
-        return lines
+    lines = [f"channels    {', '.join(card.channels)}"]
+    for number, one in enumerate((layout, *card.other_layouts)):
+        lines += ["or"] if number else []
+        lines += [f"images      {', '.join(one.images)}", f"masks       {one.masks}"]
+        if one.held_out_masks:
+            lines.append(f"held out    {', '.join(one.held_out_images)}; {one.held_out_masks}")
+        if one.combined:
+            lines.append(f"combined    {one.combined}, for structures without a file of their own")
+    if layout.channels_in_file:
+        lines.append("the channels are the fourth axis of one file")
+    if layout.case_pattern != ".*":
+        lines.append(f"cases       named like {layout.case_pattern}")
+    for value, members in card.values.sets.items():
+        named = [s for s in card.structures if s in members]
+        lines.append(f"value {value:>5} = {' + '.join(named) or 'dropped'}")
+    if card.refuses_identity_affine:
+        lines.append("a CT whose affine is the identity is refused")
+    if layout.kind != MASKS:
+        return [*lines, f"a structure without a voxel in a case: {card.missing_value}"]
     if layout.pseudo_prefix:
         lines.append(f"a file that begins with {layout.pseudo_prefix!r} is a prediction")
     lines += [f"{s} may be called {', '.join(stems)}" for s, stems in card.files.items()]
