@@ -115,6 +115,13 @@ def conversion(key, overlap, hashes, **inside):
             "inside_abdomenatlas": {"overlap": overlap, "evidence": "", **inside}}  # fmt: skip
 
 
+def test_a_card_may_name_files():
+    target = conversion("t", "part", {"a": "1", "b": "2"}, files="imagesTr/.*")
+    target["cases"]["a"]["inputs"] = {"imagesTr/a.nii.gz": "", "labelsTr/a.nii.gz": ""}
+    target["cases"]["b"]["inputs"] = {"imagesVa/b.nii.gz": "", "labelsVa/b.nii.gz": ""}
+    assert declared(target, ATLAS) == {"a": ""}
+
+
 ATLAS = conversion("atlas", "itself", {"BDMAP_1": "x", "BDMAP_2": "y"})
 
 
