@@ -61,15 +61,26 @@ def test_a_combined_map_alone_is_enough(workspace, tmp_path):
     assert status_of(conversion, "PanTS_1") == {}
 
 
-def test_a_lesion_is_told_and_not_taken_for_a_tumour(workspace, tmp_path):
+def test_a_lesion_is_the_tumour_where_no_file_is_called_so(workspace, tmp_path):
+    """The authors renamed kidney_tumor of ids above 5195; where both are there, _tumor is meant."""
     card = CARDS["abdomenatlas-1.1-mini"]
     tree = build(card, tmp_path)
     folder = tmp_path / "2/segmentations"
     (folder / "kidney_tumor.nii.gz").rename(folder / "kidney_lesion.nii.gz")
-    _, _, conversion, _ = convert(workspace, card.key, tmp_path)
-    assert status_of(conversion, "2")["kidney_tumor"] == "unlabelled"
-    assert any("kidney_lesion" in note for note in conversion["cases"]["2"]["notes"])
-    assert tree.truth["2"]["kidney_tumor"].any()
+    (folder / "lung_tumor.nii.gz").rename(folder / "_lung_lesion.nii.gz")
+    save(folder / "liver_lesion.nii.gz", np.ones(SHAPE, bool))
+    save(folder / "pancreatic_lesion.nii.gz", np.zeros(SHAPE, bool))
+    (folder / "pancreas_tumor.nii.gz").unlink()
+    tree.truth["2"]["pancreas_tumor"] = np.zeros(SHAPE, bool)
+    code, raw, conversion, coding = convert(workspace, card.key, tmp_path)
+    assert code == 0
+    check(card, tree, raw, conversion, coding)
+    assert status_of(conversion, "2")["kidney_tumor"] == "pseudo"
+    assert status_of(conversion, "2")["pancreas_tumor"] == "absent", "reviewed, and none"
+    notes = conversion["cases"]["2"]["notes"]
+    assert "kidney_tumor: read from kidney_lesion.nii.gz" in notes
+    assert "lung_tumor: read from _lung_lesion.nii.gz" in notes
+    assert "liver_tumor: liver_tumor.nii.gz is taken, liver_lesion.nii.gz is not" in notes
 
 
 def test_a_cropped_mask_is_placed_by_its_affine(workspace, tmp_path):
@@ -227,7 +238,7 @@ def test_the_authors_splits(workspace, tmp_path):
         assert not (raw / "splits_final.json").exists()
     lists = tmp_path / "lists"
     lists.mkdir()
-    for name, case in (("train_1081", "s0011"), ("val_54", "s0235"), ("test_65", "s0999")):
+    for name, case in (("train", "s0011"), ("val", "s0235"), ("test", "s0999")):
         (lists / f"{name}.txt").write_text(f"{case}\tct abdomen\r\n")
     key = "totalsegmentator-v1"
     build(CARDS[key], tmp_path / key)
@@ -239,7 +250,7 @@ def test_the_authors_splits(workspace, tmp_path):
     assert json.loads((raw / "splits_final.json").read_text()) == [
         {"train": ["s0011"], "val": ["s0235"]}
     ]
-    (lists / "val_54.txt").write_text("s0011\n")
+    (lists / "val.txt").write_text("s0011\n")
     assert workspace.run(*words, "--lists", lists) == 2
 
 

@@ -68,6 +68,7 @@ def find_masks(card: DatasetCard, files: Sequence[SourceFile], case: str) -> Fou
         (pseudo if is_pseudo else reviewed).setdefault(name, []).append(file)
     for kind in (reviewed, pseudo):
         for name, own in kind.items():
+            own[:] = _preferred(card, name, own, notes)
             if len(own) > 1:
                 raise SourceError(f"several files for {name}: {[str(f) for f in own]}",
                                   where=case, do="keep the one that is right")  # fmt: skip
@@ -82,6 +83,27 @@ def find_masks(card: DatasetCard, files: Sequence[SourceFile], case: str) -> Fou
             do="fetch the case again, or choose structures with --structures",
         )  # fmt: skip
     return Found(masks, frozenset(pseudo.keys() - reviewed.keys()), tuple(notes))
+
+
+def _preferred(
+    card: DatasetCard, name: str, files: list[SourceFile], notes: list[str]
+) -> list[SourceFile]:
+    """Of several files for one structure the one whose stem the card names first."""
+    ranks = {stem: rank for rank, stem in enumerate(card.files.get(name, ()))}
+    pattern, prefix = stem_pattern(card.layout.masks), card.layout.pseudo_prefix
+
+    def rank(file: SourceFile) -> int:
+        found = pattern.fullmatch(file.name.rpartition("/")[2])
+        return ranks.get(found.group("structure").removeprefix(prefix), len(ranks)) if found else 0
+
+    best = min(map(rank, files))
+    kept = [file for file in files if rank(file) == best]
+    taken = kept[0].name.rpartition("/")[2]
+    others = [file.name.rpartition("/")[2] for file in files if file not in kept]
+    notes += [f"{name}: {taken} is taken, {other} is not" for other in others]
+    if ranks and best:  # not by the first of its names: a reader should know
+        notes.append(f"{name}: read from {taken}")
+    return kept
 
 
 def inputs(card: DatasetCard, own: CaseFiles, structures: Sequence[str], case: str) -> list:
