@@ -82,3 +82,10 @@ def test_masks_and_label_maps_are_not_guessed():
     for wrong in (0.4, -1.0, np.nan, 70000.0):
         with pytest.raises(LabelMapError):
             as_integers(np.array([0.0, wrong]), "x")
+
+
+def test_a_scale_is_applied_whole(tmp_path):
+    image = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    image.header.set_slope_inter(2, -1024)
+    (tmp_path / "x.nii").write_bytes(image.to_bytes())
+    assert (read_nifti(tmp_path / "x.nii").array == np.arange(24).reshape(2, 3, 4) * 2 - 1024).all()

@@ -8,6 +8,7 @@ from scipy.ndimage import zoom
 from test_convert import put
 
 from atlas_nnunet.datasets.overlap import ALIKE, SAME, alike, declared, find_overlap
+from atlas_nnunet.evaluate.cases import leakage_of
 from atlas_nnunet.geometry import Grid
 from atlas_nnunet.images import read_nifti
 from atlas_nnunet.kernels.thumbnail import PIXELS, similarity, thumbnail
@@ -46,7 +47,10 @@ def stored_again(hu, grid):
     yield "clipped", np.clip(hu, -175, 250), grid
     yield "turned", turned, Grid(turned.shape, grid.affine @ swap)
     yield "a third of it", hu[:, :, third : 2 * third], grid_of(hu[:, :, third : 2 * third], grid)
-    yield "air cut off", hu[4:-4, 3:-2], grid_of(hu[4:-4, 3:-2], grid)
+    yield "air cut off", hu[5:, 5:-1], grid_of(hu[5:, 5:-1], grid)
+    framed = hu.copy()
+    framed[1:3, 1:3] = 3000
+    yield "a metal rod beside", framed, grid
     moved = grid.affine.copy()
     moved[:3, 3] += (191.9, 156.4, -717.75)
     yield "origin lost", hu, Grid(grid.shape_vox, moved)
@@ -72,6 +76,32 @@ def test_a_ct_is_found_again_however_it_is_stored():
     own = thumbnail(hu, grid)
     scores = {name: similarity(own, thumbnail(*copy)) for name, *copy in stored_again(hu, grid)}
     assert min(scores.values()) >= SAME, scores
+
+
+def test_what_all_patients_share_does_not_make_them_alike():
+    """Two bodies of one outline, with other things in them; the outline alone says nothing."""
+    plain = thumbnail(np.where(body(0)[0] > -500, 0.0, -1000.0), body(0)[1])
+    assert similarity(plain, thumbnail(*body(3))) < 0.65
+
+
+def test_the_most_similar_of_several_is_named():
+    hu, grid = body(1)
+    noisy = hu + np.random.default_rng(0).normal(0, 150, hu.shape).astype(np.float32)
+    stacks = {
+        "a noisy": thumbnail(noisy, grid),
+        "b": thumbnail(hu, grid),
+        "c": thumbnail(noisy, grid),
+    }
+    assert similarity(stacks["a noisy"], stacks["b"]) > ALIKE
+    assert alike({"x": own}, stacks) == {"x": ("b", pytest.approx(1))}
+
+
+def test_the_mean_without_shared_cases_is_of_the_others():
+    scores = {c: {"liver": {"dice": d, "nsd": d}} for c, d in (("a", 1.0), ("b", 0.5), ("c", 0.3))}
+    conversion = {"overlap": {"Pre": {"cases": {"a": {}, "z": {}}}, "Other": {"cases": {}}}}
+    found = leakage_of(conversion, scores, ["liver"])
+    assert found["overlap"] == {"Pre": ["a"], "Other": []}
+    assert found["mean_without_overlap"] == {"Pre": {"n": 2, "dice": 0.4, "nsd": 0.4}}
 
 
 def test_other_bodies_are_other_cts():

@@ -291,8 +291,8 @@ def test_names_that_nnunet_could_not_tell_apart_are_refused(workspace, tmp_path,
 
 def test_pictures_that_are_not_the_series_slices_are_refused(workspace, tmp_path):
     build(CARDS["chaos-ct-dicom"], tmp_path)
-    (tmp_path / "CT/2/Ground/liver_GT_3.png").unlink()
-    (tmp_path / "CT/10/Ground/liver_GT_3.png").write_bytes(b"no picture")
+    (tmp_path / "CT/2/Ground/liver_GT_7.png").unlink()
+    (tmp_path / "CT/10/Ground/liver_GT_7.png").write_bytes(b"no picture")
     code = workspace.run("convert", "chaos-ct-dicom", tmp_path, "-np", 1)
     raw = workspace.folder / "nnUNet_raw" / CARDS["chaos-ct-dicom"].nnunet_dataset
     refused = json.loads((raw / "conversion.json").read_text())["refused"]

@@ -11,6 +11,7 @@ from atlas_nnunet.structures import (
     SYNONYMS,
     canonical,
     overlaps,
+    parts_last,
     side_of,
 )
 
@@ -80,3 +81,12 @@ def test_parts_may_overlap_their_wholes_and_nothing_else():
         assert overlaps(["a", "b", "c"], [everything]) == {frozenset("ac"), frozenset("bc")}
     assert overlaps(["a", "b"], [("a", "elsewhere")]) == set()
     assert set(ABDOMENATLAS_TUMORS) <= PARENTS.keys(), "every tumour lies in something"
+
+
+@given(st.permutations(["liver_tumor", "liver_lesion", "liver", "spleen", "liver_segment_3"]))
+def test_parts_come_after_all_in_which_they_lie_and_else_nothing_moves(names):
+    ordered = parts_last(names)
+    assert sorted(ordered) == sorted(names)
+    place = {name: i for i, name in enumerate(ordered)}
+    assert place["liver"] < place["liver_segment_3"] < place["liver_lesion"] < place["liver_tumor"]
+    assert parts_last(ordered) == ordered

@@ -159,5 +159,5 @@ def _write_pngs(folder: Path, labels: np.ndarray, slices: str) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     order = range(labels.shape[2]) if slices == "up" else reversed(range(labels.shape[2]))
-    for number, k in enumerate(order, 1):  # AFFINE's third axis runs up
+    for number, k in enumerate(order, 5):  # 5 to 13, unpadded; AFFINE's third axis runs up
         Image.fromarray(labels[:, :, k].T.astype(np.uint8)).save(folder / f"liver_GT_{number}.png")
