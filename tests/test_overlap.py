@@ -87,11 +87,8 @@ def test_what_all_patients_share_does_not_make_them_alike():
 def test_the_most_similar_of_several_is_named():
     hu, grid = body(1)
     noisy = hu + np.random.default_rng(0).normal(0, 150, hu.shape).astype(np.float32)
-    stacks = {
-        "a noisy": thumbnail(noisy, grid),
-        "b": thumbnail(hu, grid),
-        "c": thumbnail(noisy, grid),
-    }
+    own, like_it = thumbnail(hu, grid), thumbnail(noisy, grid)
+    stacks = {"a noisy": like_it, "b": own, "c": like_it}
     assert similarity(stacks["a noisy"], stacks["b"]) > ALIKE
     assert alike({"x": own}, stacks) == {"x": ("b", pytest.approx(1))}
 
