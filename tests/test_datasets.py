@@ -13,7 +13,7 @@ from atlas_nnunet.registry import MASKS, read_registry
 
 ROOT = Path(__file__).parent.parent
 CARDS = read_registry()
-SOURCE = json.loads((ROOT / "datasets.json").read_text())
+SOURCE = json.loads((ROOT / "datasets.json").read_text("utf-8"))
 
 
 def test_the_list_has_one_line_for_each_card(capsys):

@@ -294,7 +294,7 @@ def test_a_file_that_is_no_json_or_says_a_thing_twice_is_refused(text, told, tmp
 def _raw(key):
     from importlib.resources import files
 
-    return json.loads((files("atlas_nnunet") / "datasets.json").read_text())[key]
+    return json.loads((files("atlas_nnunet") / "datasets.json").read_text("utf-8"))[key]
 
 
 def test_an_unknown_key_names_the_nearest():

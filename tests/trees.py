@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import locale
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def save_dicom(folder: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> 
     """One file a slice, named in reverse order of the slices' places: names say nothing."""
     import SimpleITK as sitk
 
+    before = locale.setlocale(locale.LC_ALL)
     folder.mkdir(parents=True, exist_ok=True)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     to_lps = np.diag([-1.0, -1.0, 1.0])
@@ -77,6 +79,7 @@ def save_dicom(folder: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> 
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"IMG-{array.shape[2] - k:05d}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM leaves the process in "C"
 
 
 def path_of(template: str, case: str, structure: str = "") -> str:

@@ -47,6 +47,13 @@ class Job:
     held_out: bool
     raw: Path | None
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Of the images: a set's own held-out cases have theirs."""
+        layout = self.card.layout
+        own = layout.held_out_images if self.held_out else ()
+        return own or layout.images
+
     def outputs(self) -> dict[str, Path]:
         """What is written, by path relative to the data set's folder."""
         root = self.raw or Path()
@@ -91,7 +98,7 @@ def convert_case(job: Job) -> dict[str, Any]:
             sizes = {n: p.stat().st_size for n, p in job.outputs().items() if p.is_file()}
             if known["key"] == wanted and known["bytes"] == sizes:
                 return known["entry"]
-    channels = read_channels(job.card, job.files.images, job.case)
+    channels = read_channels(job.card, job.templates, job.files.images, job.case)
     account = Account(images=[channel.voxels for channel in channels])
     place = Placer(channels[0].grid, job.case, account.geometry)
     codes = source.read_codes(job.card, job.files, job.structures, place, account)

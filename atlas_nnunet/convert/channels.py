@@ -67,27 +67,32 @@ def _link_or_copy(source: SourceFile, path: Path) -> None:
 
 
 def read_channels(
-    card: DatasetCard, images: Sequence[Sequence[SourceFile]], case: str
+    card: DatasetCard, templates: Sequence[str], images: Sequence[Sequence[SourceFile]], case: str
 ) -> list[Channel]:
     """The images of a case, every voxel of them read once.
+
+    Args:
+        card: The data set's.
+        templates: Of the images, one a channel, or one for all.
+        images: What matches each of them.
+        case: For messages.
 
     Raises:
         SourceError: one is missing, cannot be read, or holds NaN or infinities.
         GeometryError: they lie on different grids, or on none that nnU-Net can use.
     """
-    layout = card.layout
-    for template, files in zip(layout.images, images, strict=False):
+    for template, files in zip(templates, images, strict=True):
         if not files:
             raise SourceError(f"no CT: nothing matches {template}", where=case, do=card.obtain)
         if len(files) > 1 and not template.endswith("/"):
             raise SourceError(f"several files match {template}: {[str(f) for f in files]}",
                               where=case, do="keep the one that is right")  # fmt: skip
-    if layout.channels_in_file:
+    if card.layout.channels_in_file:
         channels = _split(images[0][0], len(card.channels))
     else:
         channels = [
             _dicom(files, case) if template.endswith("/") else _nifti(files[0])
-            for template, files in zip(layout.images, images, strict=False)
+            for template, files in zip(templates, images, strict=True)
         ]
     for one in channels:
         check_axes(one.grid, case)

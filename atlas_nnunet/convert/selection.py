@@ -95,7 +95,7 @@ def parts_of(
 def _of_table(
     split: Mapping[str, Any], files: Sequence[SourceFile], card: DatasetCard
 ) -> dict[str, set[str]]:  # fmt: skip
-    table = next((f for f in files if f.name.rpartition("/")[2] == split["table"]), None)
+    table = next((f for f in files if f.base == split["table"]), None)
     if table is None:
         raise SourceError(f"no {split['table']}, which tells the split", where=card.key,
                           do=card.obtain)  # fmt: skip

@@ -60,7 +60,7 @@ def _told(card: DatasetCard, cases: Sequence[CaseFiles]) -> set[str]:
         matched.group("structure")
         for own in cases
         for file in own.masks
-        if (matched := pattern.fullmatch(file.name.rpartition("/")[2]))
+        if (matched := pattern.fullmatch(file.base))
     }
     if not stems:
         raise SourceError(f"no mask: nothing matches {card.layout.masks}", where=card.key,

@@ -121,8 +121,8 @@ def is_litter(name: str) -> bool:
 
 def _own_first(files: list[SourceFile]) -> list[SourceFile]:
     """Without members of archives of which an unpacked file lies beside the archive."""
-    own = {f.name.rpartition("/")[2] for f in files if f.member is None}
-    return [f for f in files if f.member is None or f.name.rpartition("/")[2] not in own]
+    own = {f.base for f in files if f.member is None}
+    return [f for f in files if f.member is None or f.base not in own]
 
 
 def identifier(parts: Sequence[str]) -> str:

@@ -58,6 +58,11 @@ class SourceFile:
             raise SourceError(f"cannot be opened: {error}", where=str(self),
                               do="fetch the file again") from error  # fmt: skip
 
+    @property
+    def base(self) -> str:
+        """The name without folders."""
+        return self.name.rpartition("/")[2]
+
     def sha256(self) -> str:
         with self.open() as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
                             do="atlas-nnunet datasets KEY")  # fmt: skip
     key = args.what[0] if args.what else None
     if args.json:
-        cards = json.loads((files("atlas_nnunet") / "datasets.json").read_text())
+        cards = json.loads((files("atlas_nnunet") / "datasets.json").read_text("utf-8"))
         print(json.dumps(cards[card_of(key).key] if key else cards, indent=1))
     elif key:
         print(shown(card_of(key)))

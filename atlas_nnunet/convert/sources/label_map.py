@@ -47,7 +47,7 @@ def read_labels(card: DatasetCard, file: SourceFile, place: Placer) -> np.ndarra
     where = str(file)
     with file.open() as stream:
         nifti = Nifti(stream, where)
-        in_place = place.is_in_place(nifti.grid, file.name.rpartition("/")[2])
+        in_place = place.is_in_place(nifti.grid, file.base)
         labels = np.empty(int(np.prod(nifti.shape)), np.uint16)
         start = 0
         for piece in nifti.pieces():

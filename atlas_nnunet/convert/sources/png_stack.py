@@ -26,7 +26,7 @@ def inputs(card: DatasetCard, own: CaseFiles, structures: Sequence[str], case: s
     if not slices:
         raise SourceError(f"no label map: no PNG in {card.layout.masks}", where=case,
                           do=card.obtain)  # fmt: skip
-    return sorted(slices, key=lambda f: natural_key(f.name.rpartition("/")[2]))
+    return sorted(slices, key=lambda f: natural_key(f.base))
 
 
 def read_codes(

@@ -56,7 +56,7 @@ def find_masks(card: DatasetCard, files: Sequence[SourceFile], case: str) -> Fou
     notes: list[str] = []
     pattern = stem_pattern(card.layout.masks)
     for file in files:
-        last = file.name.rpartition("/")[2]
+        last = file.base
         matched = pattern.fullmatch(last)
         if matched is None:
             notes.append(f"not read: {last}")
@@ -73,7 +73,7 @@ def find_masks(card: DatasetCard, files: Sequence[SourceFile], case: str) -> Fou
                 raise SourceError(f"several files for {name}: {[str(f) for f in own]}",
                                   where=case, do="keep the one that is right")  # fmt: skip
     for name in sorted(reviewed.keys() & pseudo.keys()):
-        last = pseudo[name][0].name.rpartition("/")[2]
+        last = pseudo[name][0].base
         notes.append(f"{name}: the reviewed file is taken, {last} is not")
     masks = {name: own[0] for name, own in (pseudo | reviewed).items()}
     missing = [s for s in card.structures if s not in masks]
@@ -93,13 +93,13 @@ def _preferred(
     pattern, prefix = stem_pattern(card.layout.masks), card.layout.pseudo_prefix
 
     def rank(file: SourceFile) -> int:
-        found = pattern.fullmatch(file.name.rpartition("/")[2])
+        found = pattern.fullmatch(file.base)
         return ranks.get(found.group("structure").removeprefix(prefix), len(ranks)) if found else 0
 
     best = min(map(rank, files))
     kept = [file for file in files if rank(file) == best]
-    taken = kept[0].name.rpartition("/")[2]
-    others = [file.name.rpartition("/")[2] for file in files if file not in kept]
+    taken = kept[0].base
+    others = [file.base for file in files if file not in kept]
     notes += [f"{name}: {taken} is taken, {other} is not" for other in others]
     if ranks and best:  # not by the first of its names: a reader should know
         notes.append(f"{name}: read from {taken}")
@@ -166,7 +166,7 @@ def _lay(layers: Layers, file: SourceFile, place: Placer) -> bool:
     where = str(file)
     with file.open() as stream:
         nifti = Nifti(stream, where)
-        if not place.is_in_place(nifti.grid, file.name.rpartition("/")[2]):
+        if not place.is_in_place(nifti.grid, file.base):
             mask = place.moved(as_mask(nifti.array(), where), nifti.grid, where).ravel(order="F")
             layers.lay(mask)
             return bool(mask.any())
