@@ -14,6 +14,7 @@ from atlas_nnunet.artefacts import content_hash, file_hash, partial_path, write_
 from atlas_nnunet.host import resolve_configuration, versions
 from atlas_nnunet.rawdata import RawCase
 
+KERNELS = 1  # of those in `faster`: raise it when they would give other arrays
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # what nnUNetDatasetBlosc2 writes, nnunetv2 2.8.1
 
 # Parts of a plan that decide the preprocessed arrays; a new learning rate does not redo a case.
@@ -33,6 +34,7 @@ def recipe(plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[s
             {key: config.get(key) for key in CONFIGURATION_KEYS},
             [dataset_json["labels"], dataset_json.get("regions_class_order")],
             versions(),
+            KERNELS,
         ]
     )
 
@@ -115,9 +117,11 @@ def _is_done(job: Job, wanted: str) -> bool:
 def _run_host(job: Job, truncated: Path) -> None:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from atlas_nnunet.preprocess.faster import with_kernels
+
     manager = PlansManager(str(job.plans))
-    configuration = manager.get_configuration(job.configuration)
-    configuration.preprocessor_class(verbose=False).run_case_save(
+    preprocessor, configuration = with_kernels(manager.get_configuration(job.configuration))
+    preprocessor.run_case_save(
         str(truncated),
         [str(p) for p in job.raw.images],
         str(job.raw.label),
