@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tqdm import tqdm
+
 from atlas_nnunet.errors import AtlasError, SourceError
 from atlas_nnunet.nifti import GZIP_MAGIC, NO_IMAGE, ErrorKinds
 
@@ -92,12 +94,15 @@ def source_files(
         among the files.
     """
     found: list[SourceFile] = []
+    archives: list[tuple[str, Path]] = []
     broken: dict[str, AtlasError] = {}
     for path in _walk(folder):
         name = path.relative_to(folder).as_posix()
-        if not path.name.endswith(ARCHIVES) or path.name.startswith("._"):
+        if path.name.endswith(ARCHIVES) and not path.name.startswith("._"):
+            archives.append((name, path))
+        else:
             found.append(SourceFile(name, path))
-            continue
+    for name, path in tqdm(archives, "read archives", disable=not archives, unit="archive"):
         try:
             found += _members(path, scratch / f"{hashlib.sha256(name.encode()).hexdigest()}.gzidx")
         except SourceError as error:
