@@ -106,7 +106,7 @@ TABLES = {
     "word": "liver spleen kidney_left kidney_right stomach gall_bladder esophagus pancreas "
     "duodenum colon intestine adrenal_gland rectum bladder femur_left femur_right",
     "raos": "liver spleen kidney_left kidney_right stomach gall_bladder esophagus pancreas "
-    "duodenum colon intestine adrenal_gland_left adrenal_gland_right rectum bladder femur_left "
+    "duodenum colon intestine adrenal_gland_right adrenal_gland_left rectum bladder femur_left "
     "femur_right prostate seminal_vesicle",
     "lits": "liver liver+liver_tumor",
     "ct-org": "liver bladder lung kidney bone brain",
