@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -173,15 +174,13 @@ def read_registry(path: Path | None = None) -> dict[str, DatasetCard]:
     Raises:
         CollectedError: of RegistryErrors, `where` naming the card, or the file if it is no JSON.
     """
-    package = files("atlas_nnunet")
-    source = path or package / "datasets.json"
+    source = path or files("atlas_nnunet") / "datasets.json"
     entries = _parsed(source.read_text(encoding="utf-8"), str(path or "datasets.json"))
-    schema = json.loads((package / "registry_schema.json").read_text(encoding="utf-8"))
     cards: dict[str, DatasetCard] = {}
     problems: list[AtlasError] = []
     taken: dict[str, str] = {}
     for key, entry in entries.items():
-        wrong = _against_schema(key, entry, schema)
+        wrong = _against_schema(key, entry)
         problems += wrong
         if wrong:
             continue
@@ -218,7 +217,13 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     return entries
 
 
-def _against_schema(key: str, entry: Any, schema: Mapping[str, Any]) -> list[RegistryError]:
+@cache
+def _schema() -> Any:
+    text = (files("atlas_nnunet") / "registry_schema.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def _against_schema(key: str, entry: Any) -> list[RegistryError]:
     from jsonschema import Draft202012Validator
 
     return [
@@ -226,7 +231,7 @@ def _against_schema(key: str, entry: Any, schema: Mapping[str, Any]) -> list[Reg
             f"{'/'.join(map(str, error.absolute_path)) or 'card'}: {error.message[:200]}",
             where=key, do="see registry_schema.json for what a card holds",
         )
-        for error in sorted(Draft202012Validator(schema).iter_errors(entry), key=str)
+        for error in sorted(Draft202012Validator(_schema()).iter_errors(entry), key=str)
     ]  # fmt: skip
 
 
@@ -272,9 +277,7 @@ def read_custom_card(path: Path) -> DatasetCard:
         raise RegistryError("no such file", where=str(path),
                             do='write {"layout": {...}, "structures": [...]} there')  # fmt: skip
     entry = {**CUSTOM_DEFAULTS, **_parsed(path.read_text(encoding="utf-8"), str(path))}
-    package = files("atlas_nnunet")
-    schema = json.loads((package / "registry_schema.json").read_text(encoding="utf-8"))
-    problems = _against_schema(str(path), entry, schema)
+    problems = _against_schema(str(path), entry)
     if problems:
         raise CollectedError(problems)
     return read_card(path.stem, entry)

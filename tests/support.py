@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -99,3 +100,9 @@ def run_all(run: Callable[..., int], *commands: tuple) -> None:
     """Every command ends well."""
     for words in commands:
         assert run(*words) == 0, words
+
+
+def what_was_written(raw: Path) -> tuple[dict[str, Any], Coding]:
+    """conversion.json of a raw data set, and the coding that its dataset.json declares."""
+    conversion = json.loads((raw / "conversion.json").read_text())
+    return conversion, Coding.of_dataset_json(json.loads((raw / "dataset.json").read_text()))

@@ -1,7 +1,6 @@
 """Every card, known or to come: a source in its layout converts voxel by voxel, and stock nnU-Net
 accepts what was written."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,10 +8,9 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
-from support import Workspace
+from support import Workspace, what_was_written
 from trees import AFFINE, build
 
-from atlas_nnunet.labelmap import Coding
 from atlas_nnunet.registry import MASKS, read_registry
 from atlas_nnunet.structures import canonical
 
@@ -23,13 +21,7 @@ def convert(space, key, folder, *words):
     """Exit code, folder, conversion.json and coding."""
     code = space.run("convert", key, folder, "-np", 1, *words)
     raw = space.folder / "nnUNet_raw" / CARDS[key].nnunet_dataset
-    conversion = json.loads((raw / "conversion.json").read_text())
-    return (
-        code,
-        raw,
-        conversion,
-        Coding.of_dataset_json(json.loads((raw / "dataset.json").read_text())),
-    )
+    return code, raw, *what_was_written(raw)
 
 
 def check(card, tree, raw, conversion, coding):

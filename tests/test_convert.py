@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from atlas_nnunet.convert.case import Job, convert_case
 from atlas_nnunet.convert.selection import Selection
 from atlas_nnunet.convert.source import open_source
+from atlas_nnunet.convert.templates import stem_pattern
 from atlas_nnunet.convert.tree import source_files
 from atlas_nnunet.errors import SourceError
 from atlas_nnunet.images import as_integers
@@ -353,3 +354,16 @@ def test_a_changed_card_converts_anew_and_a_changed_case_alone(tmp_path, workspa
     (raw / "labelsTr/c2.nii.gz").write_bytes(b"")
     _, _, fourth = run(structures=["spleen", "liver"])
     assert {n for n in fourth if fourth[n] != third[n]} == {"c2.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("masks", "name", "structure"),
+    [
+        ("a/{structure}.nii.gz", "liver.nii", "liver"),
+        ("a/{case}_x+{structure}(1).nii.gz", "p7_x+liver(1).nii.gz", "liver"),
+        ("a/{case}_x+{structure}(1).nii.gz", "p7_xx-liver1.nii.gz", None),
+    ],
+)
+def test_a_mask_template_is_no_regular_expression(masks, name, structure):
+    found = stem_pattern(masks).fullmatch(name)
+    assert (found and found.group("structure")) == structure

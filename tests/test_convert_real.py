@@ -1,14 +1,13 @@
 """Real CTs through conversion: AbdomenAtlas', TotalSegmentator's and DICOM layouts."""
 
 import gzip
-import json
 
 import nibabel as nib
 import numpy as np
 import pytest
+from support import what_was_written
 
 from atlas_nnunet.images import as_integers, read_nifti
-from atlas_nnunet.labelmap import Coding
 from atlas_nnunet.nifti import nifti_bytes
 from atlas_nnunet.registry import card_of
 
@@ -18,13 +17,7 @@ pytestmark = pytest.mark.real
 def convert(workspace, *words):
     code = workspace.run("convert", *words, "-np", 1)
     (raw,) = (workspace.folder / "nnUNet_raw").iterdir()
-    conversion = json.loads((raw / "conversion.json").read_text())
-    return (
-        code,
-        raw,
-        conversion,
-        Coding.of_dataset_json(json.loads((raw / "dataset.json").read_text())),
-    )
+    return code, raw, *what_was_written(raw)
 
 
 def check_against_masks(raw, coding, conversion, case, segmentations, stem_of):

@@ -63,9 +63,8 @@ def stem_pattern(masks: str) -> re.Pattern[str]:
     ending = next((e for e in ENDINGS if name.endswith(e)), "")
     before, _, after = name.removesuffix(ending).partition("{structure}")
     own = "(?:" + "|".join(map(re.escape, ENDINGS)) + ")" if ending else ""
-    return re.compile(
-        FIELD.sub("[^/]*", before) + "(?P<structure>.+)" + FIELD.sub("[^/]*", after) + own
-    )
+    before, after = (re.sub(r"\\\{\w+\\\}|\\\*", "[^/]*", re.escape(t)) for t in (before, after))
+    return re.compile(f"{before}(?P<structure>.+){after}{own}")
 
 
 def find_cases(

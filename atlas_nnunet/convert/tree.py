@@ -7,7 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -71,7 +71,10 @@ class SourceFile:
 
     @property
     def is_gzip(self) -> bool:
-        with self.open() as stream:
+        head = self  # of a member two bytes, not the whole of it
+        if self.member is not None:
+            head = replace(self, member=replace(self.member, size=min(2, self.member.size)))
+        with head.open() as stream:
             return stream.read(2) == GZIP_MAGIC
 
     def __str__(self) -> str:
