@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atlas_nnunet.images import as_integers, read_nifti
-from atlas_nnunet.kernels import resample_labels as module
+from atlas_nnunet.kernels import cells
+from atlas_nnunet.kernels.cells import separate_axis
 from atlas_nnunet.kernels.locations import class_locations
-from atlas_nnunet.kernels.resample_labels import resample_labels, separate_axis
+from atlas_nnunet.kernels.resample_labels import resample_labels
 
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
@@ -43,7 +45,7 @@ spacings = st.tuples(*[st.sampled_from([0.5, 0.7, 1.0, 1.5, 2.0, 5.0])] * 3)
 def test_labels_are_stocks_bit_for_bit(old, new, current, wanted, n_labels, coarse, seed):
     rng = np.random.default_rng(seed)
     data = blobs(rng, (2, *old), n_labels, coarse)
-    for dtype in (np.int8, np.int16, np.float32):
+    for dtype in (np.int8, np.int16, np.int32, np.float32):
         ours = resample_labels(data.astype(dtype), new, current, wanted)
         theirs = stock(data.astype(dtype), new, current, wanted)
         assert ours.dtype == theirs.dtype
@@ -54,8 +56,8 @@ def test_slabs_and_chunks_change_nothing(monkeypatch):
     data = blobs(np.random.default_rng(0), (1, 20, 17, 13), 6, 2).astype(np.int16)
     words = ((31, 12, 19), (1, 1, 1), (0.7, 1.4, 0.7))
     whole = resample_labels(data, *words)
-    monkeypatch.setattr(module, "SLAB_VOXELS", 300)
-    monkeypatch.setattr(module, "BORDER_VOXELS", 7)
+    monkeypatch.setattr(cells, "SLAB_VOXELS", 300)
+    monkeypatch.setattr(cells, "SCORED", 7)
     assert np.array_equal(resample_labels(data, *words), whole)
     assert resample_labels(data, data.shape[1:], (1, 1, 1), (1, 1, 1)) is data
 
@@ -113,3 +115,24 @@ def check_locations(seg, asked):
         for one, places in theirs.items():
             assert np.array_equal(ours[one], places), one
             assert len(places) == 0 or ours[one].dtype == places.dtype
+
+
+def test_unsigned_labels_keep_their_type():
+    data = blobs(np.random.default_rng(0), (1, 9, 8, 7), 300, 1).clip(0).astype(np.uint16)
+    words = ((13, 5, 9), (1, 1, 1), (1, 1, 1))
+    ours = resample_labels(data, *words)
+    assert ours.dtype == np.uint16
+    assert np.array_equal(ours, stock(data.astype(np.int32), *words))
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    data = torch.from_numpy(blobs(np.random.default_rng(0), (1, 40, 50, 30), 9, 3))
+    for current in ((1, 1, 1), (5, 1, 1)):
+        words = ((61, 35, 44), current, (1, 1, 1))
+        there = resample_labels(data.cuda(), *words).cpu()
+        assert torch.equal(there, resample_labels(data, *words))
+    there, here = class_locations(data.cuda(), [1, [2, 3]]), class_locations(data, [1, [2, 3]])
+    assert all(np.array_equal(there[key], here[key]) for key in here)

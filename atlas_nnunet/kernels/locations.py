@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 SEED = 1234  # these four: DefaultPreprocessor._sample_foreground_locations, nnunetv2 2.8.1
 LEAST_SAMPLES = 10000
@@ -14,17 +15,20 @@ Class = int | tuple[int, ...]
 
 
 def class_locations(
-    seg: np.ndarray, classes_or_regions: Sequence[int | Sequence[int]]
+    seg: np.ndarray | torch.Tensor, classes_or_regions: Sequence[int | Sequence[int]]
 ) -> dict[Class, np.ndarray | list]:
     """Voxels of each class, drawn without replacement: a hundredth of them, at least 10,000.
 
     Args:
-        seg: (1, x, y, z) whole numbers of any dtype, -1 outside the body among them.
+        seg: (1, x, y, z) whole numbers of any dtype, -1 outside the body among them. A tensor is
+            brought to the CPU: the draws are NumPy's.
         classes_or_regions: A label, or the labels of a region.
 
     Returns:
         Label, or tuple of labels -> (n, 4) int64 indices into `seg`; [] where there is none.
     """
+    if isinstance(seg, torch.Tensor):
+        seg = seg.cpu().numpy()
     draw = np.random.RandomState(SEED)
     asked: list[Class] = [
         tuple(int(x) for x in c) if isinstance(c, Sequence) else int(c) for c in classes_or_regions

@@ -9,54 +9,31 @@ so nearly everywhere: scores are worked out at borders only, for the labels of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
 
-import numpy as np
+import torch
 
-ANISOTROPY = 3.0  # ANISO_THRESHOLD, nnunetv2/configuration.py, 2.8.1
-SLAB_VOXELS = 1 << 22  # output voxels worked on at once
-BORDER_VOXELS = 1 << 18  # of these, border voxels scored at once
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Where the samples of one axis lie among its voxels.
-
-    Attributes:
-        low, high: (n_out,) indices of the two voxels a sample lies between, clamped to the axis.
-        weights: (2, n_out) of those two, float64.
-        nearest: (n_out,) index of the nearest voxel.
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-    weights: np.ndarray
-    nearest: np.ndarray
-
-    @classmethod
-    def of(cls, n_in: int, n_out: int) -> Axis:
-        """Voxels as cells that fill both axes alike (scipy's `zoom` with `grid_mode`, mode
-        "nearest"; weights in the order of operations of its `ni_splines.c`)."""
-        place = (np.arange(n_out) + 0.5) * (np.float64(n_in) / np.float64(n_out)) - 0.5
-        floor = np.floor(place)
-        first = 1.0 - (place - floor)
-        index = floor.astype(np.int64)
-        last = n_in - 1
-        return cls(
-            np.clip(index, 0, last),
-            np.clip(index + 1, 0, last),
-            np.stack([first, 1.0 - first]),
-            np.clip(np.floor(place + 0.5).astype(np.int64), 0, last),
-        )
+from atlas_nnunet.kernels.arrays import Array, as_tensor, like
+from atlas_nnunet.kernels.cells import (
+    Axis,
+    Places,
+    at_low_corner,
+    axes_between,
+    corner_index,
+    corner_weights,
+    corners,
+    pieces,
+    separate_axis,
+    slabs,
+    whole_cells,
+)
 
 
 def resample_labels(
-    data: np.ndarray,
+    data: Array,
     new_shape: Sequence[int],
     current_spacing: Sequence[float],
     new_spacing: Sequence[float],
-) -> np.ndarray:
+) -> Array:
     """nnU-Net's `resample_data_or_seg_to_shape` with is_seg=True, order=1, order_z=0,
     force_separate_z=None.
 
@@ -70,99 +47,43 @@ def resample_labels(
         (c, *new_shape) of the same dtype; `data` itself where the shape is the same.
     """
     new = tuple(int(n) for n in new_shape)
-    if data.shape[1:] == new:
+    if tuple(data.shape[1:]) == new:
         return data
+    labels = as_tensor(data)
     apart = separate_axis(current_spacing, new_spacing)
-    out = np.empty((len(data), *new), data.dtype)
-    for channel, labels in enumerate(data):
-        if apart is None:
-            out[channel] = resize_labels(labels, new)
-            continue
-        in_plane = tuple(n for axis, n in enumerate(new) if axis != apart)
-        slices = np.moveaxis(labels, apart, 0)
-        taken = Axis.of(len(slices), new[apart]).nearest
-        resized = {k: resize_labels(slices[k], in_plane) for k in np.unique(taken).tolist()}
-        np.moveaxis(out[channel], apart, 0)[:] = [resized[k] for k in taken.tolist()]
-    return out
+    axes = axes_between(labels.shape[1:], new, apart, labels.device)
+    out = torch.empty((len(labels), *new), dtype=labels.dtype, device=labels.device)
+    for channel, target in zip(labels, out, strict=True):
+        _resize(channel.contiguous(), axes, target)
+    return like(out, data)
 
 
-def separate_axis(current_spacing: Sequence[float], new_spacing: Sequence[float]) -> int | None:
-    """The axis that nnU-Net resamples apart (`determine_do_sep_z_and_axis`, nnunetv2 2.8.1)."""
-    for spacing in (np.array(current_spacing, float), np.array(new_spacing, float)):
-        if spacing.max() / spacing.min() > ANISOTROPY:
-            coarse = np.flatnonzero(spacing.max() / spacing == 1)
-            return int(coarse[0]) if len(coarse) == 1 else None
-    return None
+def _resize(labels: torch.Tensor, axes: Sequence[Axis], out: torch.Tensor) -> None:
+    """Ties go to the nearest voxel's label if it is one of the tied, else to the smallest."""
+    whole = whole_cells(labels, axes)
+    for rows in slabs(out.shape):
+        out[rows] = at_low_corner(labels, axes, rows)
+        for at in pieces(~at_low_corner(whole, axes, rows), rows.start):
+            out[at] = _settled(labels, axes, at)
 
 
-def resize_labels(labels: np.ndarray, new_shape: Sequence[int]) -> np.ndarray:
-    """A label map of any number of axes, resized; ties go to the nearest voxel's label if it is
-    one of the tied, else to the smallest.
-
-    Args:
-        labels: Any integer or float dtype.
-        new_shape: One number an axis.
-    """
-    axes = [Axis.of(n_in, int(n)) for n_in, n in zip(labels.shape, new_shape, strict=True)]
-    whole = _uniform_cells(labels)
-    out = np.empty(tuple(int(n) for n in new_shape), labels.dtype)
-    step = max(1, SLAB_VOXELS // max(1, out[:1].size))
-    for start in range(0, len(out), step):
-        rows = slice(start, start + step)
-        low = [axes[0].low[rows], *(axis.low for axis in axes[1:])]
-        grid = np.ix_(*low)
-        out[rows] = labels[grid]
-        border = np.nonzero(~whole[grid])
-        for first in range(0, len(border[0]), BORDER_VOXELS):
-            at = [index[first : first + BORDER_VOXELS] for index in border]
-            here = (at[0] + start, *at[1:])
-            out[here] = _settled(labels, axes, here)
-    return out
-
-
-def _uniform_cells(labels: np.ndarray) -> np.ndarray:
-    """Whether the cell above each voxel, one step along every axis, holds one label; at the far
-    end of an axis the cell is the voxel's own layer."""
-    whole = np.ones(labels.shape, bool)
-    n = labels.ndim
-    for offset in product((0, 1), repeat=n):
-        if any(offset):
-            here = tuple(slice(0, max(1, s - o)) for s, o in zip(labels.shape, offset, strict=True))
-            there = tuple(
-                slice(o, None) if s > o else slice(0, None)
-                for s, o in zip(labels.shape, offset, strict=True)
-            )
-            whole[here] &= labels[here] == labels[there]
-    return whole
-
-
-def _settled(
-    labels: np.ndarray, axes: Sequence[Axis], at: tuple[np.ndarray, ...]
-) -> np.ndarray:  # fmt: skip
-    """The labels of some voxels of the result, by their scores.
-
-    Args:
-        labels: The source.
-        axes: Its axes.
-        at: Indices into the result, one array an axis, as `np.nonzero` gives them.
-    """
-    corners = list(product((0, 1), repeat=labels.ndim))
-    found = np.empty((len(corners), len(at[0])), labels.dtype)
-    weights = np.ones((len(corners), len(at[0])))
-    for corner, sides in enumerate(corners):
-        index = []
-        for axis, side, own in zip(axes, sides, at, strict=True):
-            index.append((axis.high if side else axis.low)[own])
-            weights[corner] *= axis.weights[side][own]
-        found[corner] = labels[tuple(index)]
-    scores = np.zeros_like(weights)
+def _settled(labels: torch.Tensor, axes: Sequence[Axis], at: Places) -> torch.Tensor:
+    """The labels of some samples, by their scores."""
+    found, weights = [], []
+    for corner in corners(axes):
+        found.append(labels.view(-1)[corner_index(axes, corner, at, labels.shape)])
+        weight = torch.ones(len(at[0]), dtype=torch.float64, device=labels.device)
+        for own in corner_weights(axes, corner, at):
+            weight *= own
+        weights.append(weight)
+    scores = torch.zeros((len(found), len(at[0])), dtype=torch.float64, device=labels.device)
     for label, score in zip(found, scores, strict=True):
         for other, weight in zip(found, weights, strict=True):
-            score += np.where(label == other, weight, 0.0)
-    np.minimum(scores, 1.0, out=scores)  # skimage clips to the indicator's own range
-    best = scores.max(axis=0)
-    highest = np.where(scores == best, found, found.max())
-    winner = highest.min(axis=0)
+            score += torch.where(label == other, weight, 0.0)
+    scores.clamp_(max=1.0)  # skimage clips to the indicator's own range
+    labels_here = torch.stack(found)
+    best = scores == scores.amax(dim=0)
+    winner = torch.where(best, labels_here, labels_here.max()).amin(dim=0)
     nearest = labels[tuple(axis.nearest[own] for axis, own in zip(axes, at, strict=True))]
-    nearest_wins = ((found == nearest) & (scores == best)).any(axis=0)
-    return np.where(nearest_wins, nearest, winner)
+    nearest_wins = ((labels_here == nearest) & best).any(dim=0)
+    return torch.where(nearest_wins, nearest, winner)
