@@ -152,3 +152,15 @@ def as_integers(array: np.ndarray, where: str) -> np.ndarray:
             do="labels are 0 to 65535; a negative one is often an int8 overflow",
         )  # fmt: skip
     return whole.astype(np.uint16)
+
+
+def values_in(labels: np.ndarray) -> list[int]:
+    """The values of a label map, ascending; in one pass, where `np.unique` sorts all voxels."""
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if highest - lowest > np.iinfo(np.uint16).max:
+        return np.unique(labels).tolist()
+    met = np.zeros(highest - lowest + 1, bool)
+    flat = labels.reshape(-1)
+    for start in range(0, len(flat), 1 << 20):
+        met[flat[start : start + (1 << 20)] - np.int64(lowest)] = True
+    return (np.flatnonzero(met) + lowest).tolist()

@@ -52,7 +52,7 @@ def resample_image(
     with _full_precision():
         for channel, target in zip(image, out, strict=True):
             if apart is None:
-                target[:] = _resize(channel, new)
+                _resize(channel, target)
             else:
                 _resize_slices(channel.movedim(apart, 0), target.movedim(apart, 0))
     return like(out, data)
@@ -61,41 +61,43 @@ def resample_image(
 def _resize_slices(slices: torch.Tensor, out: torch.Tensor) -> None:
     """Each slice that is the nearest of some slice of `out`, resized in its plane."""
     axis = Axis.of(len(slices), len(out), is_apart=True, device=torch.device("cpu"))
+    resized = out.new_empty(out.shape[1:])
     for number in torch.unique(axis.low).tolist():
-        out[(axis.low == number).to(out.device)] = _resize(slices[number], out.shape[1:])
+        _resize(slices[number], resized)
+        out[(axis.low == number).to(out.device)] = resized
 
 
-def _resize(image: torch.Tensor, new: Sequence[int]) -> torch.Tensor:
-    """Axes that shrink most come first: less is left to do for the others."""
-    low, high = (float(x) for x in image.aminmax())
-    middle = (low + high) / 2  # taken off, so that rounding errs by the range, not by the offset
-    found = image - middle
-    for axis in sorted(range(image.ndim), key=lambda a: new[a] / image.shape[a]):
-        found = _along(found, axis, int(new[axis]))
-    return found.add_(middle).clamp_(low, high)  # skimage clips to the input's range
-
-
-def _along(image: torch.Tensor, axis: int, n_out: int) -> torch.Tensor:
-    """Resized along one axis.
+def _resize(image: torch.Tensor, out: torch.Tensor) -> None:
+    """Axes that shrink most come first: less is left to do for the others.
 
     Args:
         image: Any number of axes.
-        axis: Which.
-        n_out: Its new length.
+        out: As many, contiguous.
     """
-    n_in = image.shape[axis]
-    if n_in == n_out:
-        return image
-    before, after = image.shape[:axis], image.shape[axis + 1 :]
-    lines = image.reshape(int(np.prod(before)), n_in, int(np.prod(after)))
-    out = image.new_empty((len(lines), n_out, lines.shape[2]))
-    for rows, columns, block in _blocks(n_in, n_out):
+    low, high = (float(x) for x in image.aminmax())
+    middle = (low + high) / 2  # taken off, so that rounding errs by the range, not by the offset
+    growth = {axis: n / image.shape[axis] for axis, n in enumerate(out.shape)}
+    order = sorted((axis for axis in growth if growth[axis] != 1), key=lambda axis: growth[axis])
+    found = (image - middle).contiguous()
+    for axis in order:
+        shape = [out.shape[a] if a == axis else n for a, n in enumerate(found.shape)]
+        target = out if axis == order[-1] else found.new_empty(shape)
+        _along(found, axis, target)
+        found = target
+    torch.add(found, middle, out=out)
+    out.clamp_(low, high)  # skimage clips to the input's range
+
+
+def _along(image: torch.Tensor, axis: int, out: torch.Tensor) -> None:
+    """Resize along one axis to the length it has in `out`."""
+    before, after = int(np.prod(image.shape[:axis])), int(np.prod(image.shape[axis + 1 :]))
+    lines, target = image.view(before, -1, after), out.view(before, -1, after)
+    for rows, columns, block in _blocks(image.shape[axis], out.shape[axis]):
         weights = torch.from_numpy(block).to(image)
-        if lines.shape[2] == 1:  # the last axis: one product instead of one a line
-            out[:, rows, 0] = lines[:, columns, 0] @ weights.T
+        if after == 1:  # the last axis: one product instead of one a line
+            target[:, rows, 0] = lines[:, columns, 0] @ weights.T
         else:
-            out[:, rows] = torch.matmul(weights, lines[:, columns])
-    return out.reshape(*before, n_out, *after)
+            target[:, rows] = torch.matmul(weights, lines[:, columns])
 
 
 @lru_cache(maxsize=64)

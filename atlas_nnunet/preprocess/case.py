@@ -1,4 +1,4 @@
-"""One case, preprocessed by nnU-Net's own code, known by a hash of all it was made from."""
+"""One case, file to file, known by a hash of all it was made from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from atlas_nnunet.artefacts import content_hash, file_hash, partial_path, write_json
+from atlas_nnunet.errors import GeometryError, LabelMapError
 from atlas_nnunet.host import resolve_configuration, versions
+from atlas_nnunet.images import values_in
 from atlas_nnunet.rawdata import RawCase
+from atlas_nnunet.reading import read_images, read_labels
 
-KERNELS = 1  # of those in `faster`: raise it when they would give other arrays
+KERNELS = 2  # of `atlas_nnunet.kernels`: raise it when they would give other arrays
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # what nnUNetDatasetBlosc2 writes, nnunetv2 2.8.1
 
 # Parts of a plan that decide the preprocessed arrays; a new learning rate does not redo a case.
@@ -72,7 +77,7 @@ class Job:
 
 
 def preprocess_case(job: Job) -> bool:
-    """Run stock preprocessing for a case unless its record says that it is done.
+    """Preprocess a case unless its record says that it is done.
 
     Returns:
         True if there was work to do.
@@ -85,7 +90,7 @@ def preprocess_case(job: Job) -> bool:
     scratch = partial_path(job.folder / job.case)
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        _run_host(job, scratch / job.case)
+        _make(job, scratch / job.case)
         job.record.unlink(missing_ok=True)
         for ending, target in job.outputs().items():
             os.replace(scratch / f"{job.case}{ending}", target)
@@ -114,18 +119,58 @@ def _is_done(job: Job, wanted: str) -> bool:
     return record["key"] == wanted and record["bytes"] == sizes
 
 
-def _run_host(job: Job, truncated: Path) -> None:
+def _make(job: Job, truncated: Path) -> None:
+    """Write what stock's `run_case_save` would (default_preprocessor.py, nnunetv2 2.8.1)."""
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
+    )
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from atlas_nnunet.preprocess.faster import with_kernels
+    from atlas_nnunet.kernels.threads import one_thread
+    from atlas_nnunet.preprocess.volume import finish, has_stock_preprocessor, prepare
 
-    manager = PlansManager(str(job.plans))
-    preprocessor, configuration = with_kernels(manager.get_configuration(job.configuration))
-    preprocessor.run_case_save(
-        str(truncated),
-        [str(p) for p in job.raw.images],
-        str(job.raw.label),
-        manager,
-        configuration,
-        json.loads(job.dataset_json.read_text()),
-    )
+    plans = PlansManager(str(job.plans))
+    configuration = plans.get_configuration(job.configuration)
+    dataset_json = json.loads(job.dataset_json.read_text())
+    if not has_stock_preprocessor(configuration):
+        configuration.preprocessor_class(verbose=False).run_case_save(
+            str(truncated), [str(p) for p in job.raw.images], str(job.raw.label),
+            plans, configuration, dataset_json,
+        )  # fmt: skip
+        return
+    with one_thread():  # the number of threads could change a sum's last bit
+        reader = plans.plans["image_reader_writer"]
+        labels, _ = read_labels(reader, job.raw.label)
+        _check_labels(labels, dataset_json, job)
+        data, properties = read_images(reader, job.raw.images)
+        if data.shape[1:] != labels.shape[1:]:
+            raise GeometryError(
+                f"the image has {data.shape[1:]} voxels, the label map {labels.shape[1:]}",
+                where=str(job.raw.label), do="export the label map on the image's grid",
+            )  # fmt: skip
+        data, seg = prepare(data, labels, properties, plans, configuration)
+        seg = finish(cast(np.ndarray, seg), properties, plans, dataset_json)
+    patch = tuple(configuration.patch_size)
+    blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
+    blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, patch, seg.itemsize)
+    nnUNetDatasetBlosc2.save_case(
+        data, seg, properties, str(truncated),
+        chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg,
+    )  # fmt: skip
+
+
+def _check_labels(labels: np.ndarray, dataset_json: Mapping[str, Any], job: Job) -> None:
+    """Raise LabelMapError for values that dataset.json does not name: nnU-Net's check of integrity
+    refuses them, its training dies of them on the GPU."""
+    known = {
+        int(value)
+        for one in dataset_json["labels"].values()
+        for value in (one if isinstance(one, list) else [one])
+    }
+    unknown = sorted(set(values_in(labels)) - known - {0})
+    if unknown:
+        raise LabelMapError(
+            f"the label map holds {unknown[:10]}, which dataset.json does not name",
+            where=str(job.raw.label), do="name them under labels, or mend the label map",
+        )  # fmt: skip
