@@ -16,9 +16,9 @@ STAGES = {
     "preprocess", "train", "transfer",
 }  # fmt: skip
 VOCABULARY = {
+    "pool", "cluster",
     "errors", "artefacts", "structures", "labelmap", "labelstatus", "registry", "geometry",
     "images", "leakage", "nifti", "rawdata", "registry_laws", "execution", "progress",
-    "pool", "cluster",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN: vocabulary <- {host, kernels}
 # <- {stages | training} <- {planners | trainers} <- cli.
