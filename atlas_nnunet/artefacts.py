@@ -18,7 +18,7 @@ ROOTS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def root(variable: str) -> Path:
-    """One of nnU-Net's three folders.
+    """One of nnU-Net's three folders, absolute: a cluster's workers stand elsewhere.
 
     Raises:
         AtlasError: the environment variable is not set.
@@ -28,7 +28,7 @@ def root(variable: str) -> Path:
             f"environment variable {variable} is not set",
             do=f'export {variable}=/a/folder, or: eval "$(atlas-nnunet env --root /a/folder)"',
         )
-    return Path(os.environ[variable])
+    return Path(os.environ[variable]).absolute()
 
 
 @dataclass(frozen=True)

@@ -2,51 +2,105 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import argparse
+import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
-from uuid import uuid4
 
 from tqdm import tqdm
 
+from atlas_nnunet.cluster import START, on_cluster
 from atlas_nnunet.errors import AtlasError, SourceError
 from atlas_nnunet.nifti import NO_IMAGE, ErrorKinds
+from atlas_nnunet.pool import in_processes
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+GB = 10**9  # bytes
 # What a broken input raises in the libraries that read it. Anything else is a bug of ours, or a
 # full disk, and keeps its traceback.
 BROKEN_INPUT: ErrorKinds = (EOFError, zlib.error, FileNotFoundError, *NO_IMAGE)
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Who works at the cases.
+
+    Attributes:
+        processes: Worker processes; 1 or less works in this process.
+        cluster: Address of a dask.distributed scheduler; its workers do the work then, and see
+            the same folders under the same paths.
+        memory_gb: What running cases may need together by the stage's estimate, in 10^9 bytes.
+            On a cluster, most that a case asks for; what a worker has, it says itself.
+    """
+
+    processes: int = 1
+    cluster: str | None = None
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory_gb is not None and not self.memory_gb > 0:  # NaN is not, either
+            raise AtlasError(f"not a size of memory: {self.memory_gb:g}", where="--memory-gb",
+                             do="give a number of GB above 0")  # fmt: skip
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Workers:
+        """As the options of `add_arguments` say."""
+        return cls(args.processes, args.cluster, getattr(args, "memory_gb", None))
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, *, processes: int = 2, memory: bool = False
+) -> None:
+    """The options that `Workers.of` reads.
+
+    Args:
+        parser: Of a command.
+        processes: Default of -np.
+        memory: Offer --memory-gb: for commands that give `map_cases` estimates.
+    """
+    parser.add_argument(
+        "-np", dest="processes", type=int, default=processes, metavar="N",
+        help=f"worker processes, default {processes}; 1 works in this one",
+    )  # fmt: skip
+    parser.add_argument("--cluster", metavar="ADDRESS",
+                        help="work on this dask.distributed cluster (tcp://HOST:8786), not here: "
+                        "its workers see the same folders under the same paths")  # fmt: skip
+    if memory:
+        parser.add_argument("--memory-gb", dest="memory_gb", type=float, metavar="GB",
+                            help="run cases side by side only while their estimated memory fits "
+                            "into so many GB together; what needs more runs alone. On a cluster "
+                            f"workers say what they have: {START}")  # fmt: skip
+
+
 def map_cases(
-    work: Callable[[Job], Result], jobs: Mapping[str, Job], *, processes: int, describe: str,
-    cluster: str | None = None,
+    work: Callable[[Job], Result], jobs: Mapping[str, Job], *, workers: Workers, describe: str,
+    need_bytes: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Result], dict[str, AtlasError]]:  # fmt: skip
     """Do every case's work, with a progress bar.
 
     Args:
         work: A function that worker processes can import.
         jobs: Case -> what `work` is called with.
-        processes: 1 or less works in this process.
+        workers: Who does it.
         describe: Title of the progress bar.
-        cluster: Address of a dask.distributed scheduler; its workers do the work, and see the
-            same folders under the same paths.
+        need_bytes: Case -> estimated peak memory of its work; a case that is not in it counts as
+            nothing. Needed where `workers.memory_gb` is set.
 
     Returns:
         Results and refusals by case, sorted by case: nothing depends on who finished first.
     """
     results: dict[str, Result] = {}
     refused: dict[str, AtlasError] = {}
-    with tqdm(total=len(jobs), desc=describe, unit="case") as bar:
-        if cluster:
-            outcomes = _on_cluster(work, jobs, cluster)
-        else:
-            outcomes = _serial(work, jobs) if processes <= 1 else _parallel(work, jobs, processes)
+    need = _checked_need(jobs, workers, need_bytes)
+    outcomes = _outcomes(partial(attempt, work), jobs, workers, describe, need)
+    # Closed here, and not when the garbage collector comes round: workers end with it.
+    with closing(outcomes), tqdm(total=len(jobs), desc=describe, unit="case") as bar:
         for case, outcome in outcomes:
             if isinstance(outcome, AtlasError):
                 refused[case] = outcome
@@ -72,6 +126,11 @@ def attempt(work: Callable[[Job], Result], case: str, job: Job) -> Result | Atla
         return error
     except BROKEN_INPUT as error:
         return _unreadable(error, case)
+    except MemoryError as error:
+        return SourceError(
+            f"needs more memory than there is: {error}", where=case,
+            do="run again with -np 1 or --memory-gb, or on a machine with more memory",
+        )  # fmt: skip
     except OSError as error:
         if error.errno is not None:  # the system's own: a full disk is no broken input
             raise
@@ -85,88 +144,35 @@ def _unreadable(error: Exception, case: str) -> SourceError:
     )  # fmt: skip
 
 
-def _serial(
-    work: Callable[[Job], Result], jobs: Mapping[str, Job]
-) -> Iterator[tuple[str, Result | AtlasError]]:
-    for case, job in jobs.items():
-        yield case, attempt(work, case, job)
+def _checked_need(
+    jobs: Mapping[str, Job], workers: Workers, need_bytes: Mapping[str, int] | None
+) -> dict[str, int]:
+    """Estimates in bytes of all cases; which of them are above the budget is told."""
+    need = {case: (need_bytes or {}).get(case, 0) for case in jobs}
+    if workers.memory_gb is None:
+        return need
+    if need_bytes is None:
+        raise AtlasError("no estimates of memory in this command", where="--memory-gb",
+                         do="leave it out")  # fmt: skip
+    above = [case for case in jobs if need[case] > workers.memory_gb * GB]
+    if above:
+        then = "ask for no more than that" if workers.cluster else "run alone"
+        print(f"{len(above)} case(s) need more than --memory-gb {workers.memory_gb:g} by our "
+              f"estimate and {then}: {', '.join(sorted(above))}", flush=True)  # fmt: skip
+    return need
 
 
-def _parallel(
-    work: Callable[[Job], Result], jobs: Mapping[str, Job], processes: int
-) -> Iterator[tuple[str, Result | AtlasError]]:
-    """Spawned workers. When one dies, who was in its hands is not known: the cases that are not
-    done run once more, each in a pool of its own, so that a second death has a name."""
-    context = multiprocessing.get_context("spawn")
-    left = dict(jobs)
-    try:
-        with ProcessPoolExecutor(min(processes, len(jobs)), context) as pool:
-            futures: dict[Future, str] = {
-                pool.submit(attempt, work, case, job): case for case, job in jobs.items()
-            }
-            for future in as_completed(futures):
-                outcome = future.result()
-                case = futures[future]
-                del left[case]
-                yield case, outcome
-    except BrokenProcessPool:
-        for case, job in left.items():
-            yield case, _alone(work, case, job, context)
-
-
-def _alone(
-    work: Callable[[Job], Result],
-    case: str,
-    job: Job,
-    context: multiprocessing.context.SpawnContext,
-) -> Result | AtlasError:
-    try:
-        with ProcessPoolExecutor(1, context) as pool:
-            return pool.submit(attempt, work, case, job).result()
-    except BrokenProcessPool:
-        return SourceError(
-            "its worker died twice (out of memory, or killed)", where=case,
-            do="run again with more memory or with -np 1; the other cases are done",
-        )  # fmt: skip
-
-
-def _on_cluster(
-    work: Callable[[Job], Result], jobs: Mapping[str, Job], address: str
-) -> Iterator[tuple[str, Result | AtlasError]]:
-    """Workers of a dask cluster. What a lost worker had in hand, dask gives to another; cases that
-    were on `distributed.scheduler.allowed-failures` lost workers are tried once more, alone.
-
-    Raises:
-        AtlasError: dask.distributed is not installed, or nobody answers at the address.
-    """
-    try:
-        from distributed import Client, KilledWorker, as_completed
-    except ImportError as error:
-        raise AtlasError("dask.distributed is not installed", where="--cluster",
-                         do="python -m pip install 'atlas-nnunet[cluster]'") from error  # fmt: skip
-    try:
-        client = Client(address)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise AtlasError(
-            f"no scheduler answers: {error}", where=f"--cluster {address}",
-            do="start one: dask scheduler --port 8786; and workers: dask worker ADDRESS",
-        ) from error  # fmt: skip
-    with client:
-        futures = {
-            client.submit(attempt, work, case, job, key=f"{work.__name__}-{case}-{uuid4()}"): case
-            for case, job in jobs.items()
-        }
-        suspects = []
-        for future in as_completed(futures, raise_errors=False):
-            try:
-                yield futures[future], future.result()
-            except KilledWorker:
-                suspects.append(futures[future])
-        for case in suspects:  # one after another: what only stood beside a death goes through
-            try:
-                yield case, client.submit(attempt, work, case, jobs[case], pure=False).result()
-            except KilledWorker as error:
-                yield case, SourceError(
-                    f"workers died with it: {error}", where=case,
-                    do="run again on workers with more memory; the other cases are done",
-                )  # fmt: skip
+def _outcomes(
+    call: Callable[[str, Job], Result | AtlasError], jobs: Mapping[str, Job], workers: Workers,
+    describe: str, need_bytes: Mapping[str, int],
+) -> Generator[tuple[str, Result | AtlasError], None, None]:  # fmt: skip
+    budget_gb = math.inf if workers.memory_gb is None else workers.memory_gb
+    if workers.cluster:
+        asked = {case: min(need / GB, budget_gb) for case, need in need_bytes.items()}
+        yield from on_cluster(call, jobs, workers.cluster, describe,
+                              None if workers.memory_gb is None else asked)  # fmt: skip
+    elif workers.processes > 1:
+        yield from in_processes(call, jobs, workers.processes, need_bytes, budget_gb * GB)
+    else:
+        for case, job in jobs.items():
+            yield case, call(case, job)

@@ -16,6 +16,7 @@ STAGES = {
     "preprocess", "train", "transfer",
 }  # fmt: skip
 VOCABULARY = {
+    "pool", "cluster",
     "errors", "artefacts", "structures", "labelmap", "labelstatus", "registry", "geometry",
     "images", "leakage", "nifti", "reoriented", "rawdata", "registry_laws", "execution", "progress",
 }  # fmt: skip

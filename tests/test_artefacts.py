@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-from atlas_nnunet.artefacts import content_hash, partial_path, sweep, whole_file, write_json
+from atlas_nnunet.artefacts import (
+    content_hash,
+    partial_path,
+    root,
+    sweep,
+    whole_file,
+    write_json,
+)
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
@@ -25,6 +32,12 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         interrupted()
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_nnunets_folders_are_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", "raw")
+    assert root("nnUNet_raw") == tmp_path / "raw"
 
 
 def test_keys_in_any_order_are_one_content_and_one_file(tmp_path):

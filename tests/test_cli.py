@@ -42,6 +42,18 @@ def test_help_ends_in_an_example_that_the_parser_takes(verb, capsys, monkeypatch
         assert called["command"] == verb
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["convert KEY DIR", "datasets overlap A B", "fingerprint 1", "preprocess 1", "evaluate P R"],
+)
+def test_commands_that_work_case_by_case_offer_the_same_workers(words, monkeypatch):
+    called = {}
+    verb = words.split()[0]
+    monkeypatch.setattr(f"atlas_nnunet.{verb}.command.run", lambda args: called.update(vars(args)))
+    assert main([*words.split(), "-np", "3", "--cluster", "tcp://scheduler:8786"]) == 0
+    assert (called["processes"], called["cluster"]) == (3, "tcp://scheduler:8786")
+
+
 def test_a_wrong_call_ends_with_2_and_in_words(capsys, monkeypatch, tmp_path):
     for words in (["nonsense"], ["convert"], ["train", "1", "2d", "0", "-device", "abacus"]):
         with pytest.raises(SystemExit) as stop:

@@ -30,7 +30,7 @@ from atlas_nnunet.convert.source import (
 )
 from atlas_nnunet.convert.tree import SourceFile, source_files
 from atlas_nnunet.errors import SourceError
-from atlas_nnunet.execution import map_cases
+from atlas_nnunet.execution import Workers, add_arguments, map_cases
 from atlas_nnunet.registry import DatasetCard, card_of, read_custom_card
 
 CUSTOM = "custom"
@@ -53,9 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lists", type=Path, help="folder of a split that is made of lists")
     parser.add_argument("--check", action="store_true",
                         help="read everything, write conversion_check.json only")  # fmt: skip
-    parser.add_argument("-np", dest="processes", type=int, default=2, help="worker processes")
-    parser.add_argument("--cluster", metavar="ADDRESS",
-                        help="work on this dask.distributed cluster, not here")  # fmt: skip
+    add_arguments(parser)
     parser.epilog = (
         "example:\n  atlas-nnunet convert abdomenatlas-1.1-mini /data/AbdomenAtlas1.1Mini -np 16"
     )
@@ -82,9 +80,8 @@ def run(args: argparse.Namespace) -> int:
             forget_another_recipe(raw, card, structures)
             sweep(*(raw / name for name in FOLDERS))
         entries, refused = map_cases(
-            convert_case, jobs, processes=args.processes, describe=f"convert {card.key}",
-            cluster=args.cluster,
-        )  # fmt: skip
+            convert_case, jobs, workers=Workers.of(args), describe=f"convert {card.key}"
+        )
     if not args.check:
         sweep(*(raw / name for name in FOLDERS))  # what workers left that were killed meanwhile
     refuse_duplicates(entries, refused)

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 from atlas_nnunet.artefacts import Dataset, root, write_json
 from atlas_nnunet.errors import RegistryError
+from atlas_nnunet.execution import Workers, add_arguments
 from atlas_nnunet.host import dataset_name, read_json
 from atlas_nnunet.leakage import KEY, sentences
 from atlas_nnunet.registry import MASKS, DatasetCard, card_of, read_registry
@@ -19,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="*", metavar="KEY", help="show this card; none lists all; "
                         f'or "{OVERLAP} PRETRAINING TARGET", two converted data sets')  # fmt: skip
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("-np", dest="processes", type=int, default=2, help="worker processes")
+    add_arguments(parser)
     parser.epilog = (
         "examples:\n  atlas-nnunet datasets overlap 701 507\n"
         "  atlas-nnunet datasets abdomenatlas-1.1-mini"
@@ -53,7 +54,7 @@ def overlap(args: argparse.Namespace) -> int:
     pretraining, target = (Dataset(dataset_name(one, root("nnUNet_raw"))) for one in args.what[1:])
     source, content = (read_json(d.conversion, f"atlas-nnunet convert KEY DIR, for {d.name}")
                        for d in (pretraining, target))  # fmt: skip
-    of_source, of_target = (thumbnails(d, c, args.processes)
+    of_source, of_target = (thumbnails(d, c, Workers.of(args))
                             for d, c in ((pretraining, source), (target, content)))  # fmt: skip
     found = find_overlap(source, content, (of_source, of_target))
     content[KEY] = {**content.get(KEY, {}), pretraining.name: found}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from atlas_nnunet.artefacts import Dataset, whole_file
-from atlas_nnunet.execution import map_cases, print_refused
+from atlas_nnunet.execution import Workers, map_cases, print_refused
 from atlas_nnunet.images import read_nifti
 from atlas_nnunet.kernels.thumbnail import similarity, thumbnail
 
@@ -41,7 +41,7 @@ def kept_thumbnail(job: Job) -> Path:
 
 
 def thumbnails(
-    dataset: Dataset, conversion: Mapping[str, Any], processes: int
+    dataset: Dataset, conversion: Mapping[str, Any], workers: Workers
 ) -> dict[str, np.ndarray]:
     """Thumbnails of all cases of a data set, training and held out."""
     folder = dataset.raw / "atlas_nnunet" / "thumbnails"
@@ -51,7 +51,7 @@ def thumbnails(
         kept = folder / f"{case}.{entry['images'][0][:24]}.v{VERSION}.npy"
         jobs[case] = Job(dataset.raw / part / f"{case}_0000.nii.gz", kept)
     made, refused = map_cases(
-        kept_thumbnail, jobs, processes=processes, describe=f"thumbnails {dataset.name}"
+        kept_thumbnail, jobs, workers=workers, describe=f"thumbnails {dataset.name}"
     )
     print_refused(refused)
     return {case: np.load(path).astype(np.float32) for case, path in made.items()}

@@ -23,7 +23,7 @@ from atlas_nnunet.demo.budget import (
 )
 from atlas_nnunet.demo.flow import Side, Step, evaluation, steps
 from atlas_nnunet.errors import AtlasError
-from atlas_nnunet.execution import map_cases
+from atlas_nnunet.execution import Workers, map_cases
 from atlas_nnunet.leakage import sentences
 
 PHANTOM_SOURCE = Side("phantom", Path("phantom/atlas"), "Dataset711_PhantomAtlas")
@@ -104,7 +104,7 @@ def _phantom(args: argparse.Namespace, out: Path, clock: Clock) -> tuple[Side, S
         source.folder, target.folder, args.seed, args.source_cases, args.target_cases, held_out
     )
     began = time.monotonic()
-    _, failed = map_cases(write_phantom, jobs, processes=args.processes, describe="phantom")
+    _, failed = map_cases(write_phantom, jobs, workers=Workers(args.processes), describe="phantom")
     if failed:
         raise AtlasError(f"phantom not written: {failed}", do="free disk space, then run again")
     write_target_description(target.folder, args.target_cases, held_out)

@@ -9,7 +9,7 @@ from typing import Any
 
 from atlas_nnunet.artefacts import write_json
 from atlas_nnunet.errors import EvaluationError
-from atlas_nnunet.execution import map_cases, print_refused
+from atlas_nnunet.execution import Workers, add_arguments, map_cases, print_refused
 from atlas_nnunet.host import read_json
 from atlas_nnunet.labelmap import Coding
 from atlas_nnunet.leakage import sentences
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerance-mm", type=float, default=2.0, dest="tolerance_mm",
                         help="of the surface distance; default 2")  # fmt: skip
     parser.add_argument("-o", dest="output", type=Path, help="default: in the predictions' folder")
-    parser.add_argument("-np", dest="processes", type=int, default=2, help="worker processes")
+    add_arguments(parser)
     parser.epilog = (
         "example:\n  atlas-nnunet evaluate predicted $nnUNet_raw/Dataset507_Pancreas/labelsTs"
     )
@@ -51,18 +51,19 @@ def run(args: argparse.Namespace) -> int:
     structures = _chosen(coding, args.structures)
     conversion = read_json(args.conversion, "check --conversion") if args.conversion else None
     references = {
-        p.name.removesuffix(ENDING): p for p in sorted(args.references.glob("*" + ENDING))
+        p.name.removesuffix(ENDING): p for p in sorted(args.references.resolve().glob("*" + ENDING))
     }
     if not references:
         raise EvaluationError(f"no *{ENDING}", where=str(args.references),
                               do="name the folder of reference masks")  # fmt: skip
+    predictions = args.predictions.resolve()
     unknown = {c: unknown_references(conversion, c, structures) for c in references}
     jobs = {
-        case: Job(case, path, args.predictions / path.name, coding,
+        case: Job(case, path, predictions / path.name, coding,
                   tuple(s for s in structures if s not in unknown[case]), args.tolerance_mm)
         for case, path in references.items()
     }  # fmt: skip
-    scores, refused = map_cases(score_case, jobs, processes=args.processes, describe="evaluate")
+    scores, refused = map_cases(score_case, jobs, workers=Workers.of(args), describe="evaluate")
     means = summary(scores, structures)
     content = {
         "schema": SCHEMA,

@@ -6,7 +6,7 @@ import argparse
 
 from atlas_nnunet.artefacts import Dataset, root, write_json
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.execution import map_cases, print_refused
+from atlas_nnunet.execution import Workers, add_arguments, map_cases, print_refused
 from atlas_nnunet.host import dataset_name, read_json, reader_name
 from atlas_nnunet.rawdata import raw_cases
 
@@ -15,7 +15,7 @@ SAMPLES = 10e7  # foreground intensities over the whole set (fingerprint_extract
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="number (701) or name (Dataset701_AbdomenAtlas11Mini)")
-    parser.add_argument("-np", dest="processes", type=int, default=2, help="worker processes")
+    add_arguments(parser)
     parser.epilog = "example:\n  atlas-nnunet fingerprint 701 -np 8"
 
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
                   dataset.fingerprint_records / f"{name}.npz")
         for name, case in cases.items()
     }  # fmt: skip
-    done, refused = map_cases(analyse, jobs, processes=args.processes, describe="fingerprint")
+    done, refused = map_cases(analyse, jobs, workers=Workers.of(args), describe="fingerprint")
     print_refused(refused)
     if refused:
         print("no fingerprint is written while a case is missing from it")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, root, sweep, whole_file
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.execution import map_cases, print_refused
+from atlas_nnunet.execution import Workers, map_cases, print_refused
 from atlas_nnunet.host import check_device, dataset_name, read_json, use_our_trainers
 from atlas_nnunet.rawdata import channel_files
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         for case, files in cases.items()
     }  # fmt: skip
     sweep(args.output)
-    done, refused = map_cases(predict_case, jobs, processes=processes, describe="predict")
+    done, refused = map_cases(predict_case, jobs, workers=Workers(processes), describe="predict")
     for name in ("dataset.json", "plans.json"):  # as nnUNetv2_predict leaves them there
         with whole_file(args.output / name) as partial:
             shutil.copyfile(folder / name, partial)

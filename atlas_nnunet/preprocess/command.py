@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, file_hash, root, sweep, whole_file
-from atlas_nnunet.execution import map_cases, print_refused
+from atlas_nnunet.execution import Workers, add_arguments, map_cases, print_refused
 from atlas_nnunet.host import (
     dataset_name,
     read_json,
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="number (701) or name (Dataset701_AbdomenAtlas11Mini)")
     parser.add_argument("-p", dest="plans", default="AtlasPretrainPlans", help="plans file")
     parser.add_argument("-c", dest="configuration", default="3d_fullres")
-    parser.add_argument("-np", dest="processes", type=int, default=2, help="worker processes")
+    add_arguments(parser)
     parser.epilog = "example:\n  atlas-nnunet preprocess 701 -p AtlasPretrainPlans -np 8"
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         for name, case in cases.items()
     }  # fmt: skip
     done, refused = map_cases(
-        preprocess_case, jobs, processes=args.processes, describe="preprocess"
+        preprocess_case, jobs, workers=Workers.of(args), describe="preprocess"
     )
     forget_cases(folder, records, set(done))
     _take_along(dataset, {name: case.label for name, case in cases.items()})
