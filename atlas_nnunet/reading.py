@@ -88,16 +88,25 @@ def read_labels(reader: str, file: Path) -> tuple[np.ndarray, Properties]:
 
 
 def header_shape(files: Sequence[Path]) -> tuple[int, ...]:
-    """What the first file's header says of its shape, in the file's order of axes; no voxel read.
+    """What the first file's header says of its shape; see `header_grid`."""
+    return header_grid(files[0])[0]
+
+
+def header_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """What a header says of shape and spacing, in the file's order of axes; no voxel read.
+
+    Returns:
+        Shape, a last number for components where a voxel has several; spacing of the first three
+        axes or fewer, in mm.
 
     Raises:
-        SourceError: it is missing or has no header that we know.
+        SourceError: the file is missing or has no header that we know.
     """
-    path = files[0]
     try:
         if path.name.endswith((".nii", ".nii.gz")):
             image: Any = nib.load(path)
-            return tuple(int(n) for n in image.shape)
+            zooms = image.header.get_zooms()[:3]
+            return tuple(int(n) for n in image.shape), tuple(float(z) for z in zooms)
         import SimpleITK as sitk
 
         reader = sitk.ImageFileReader()
@@ -106,7 +115,7 @@ def header_shape(files: Sequence[Path]) -> tuple[int, ...]:
     except REFUSALS as error:
         raise _refused(_last_line(error), [path]) from error
     parts = reader.GetNumberOfComponents()
-    return (*reader.GetSize(), *([parts] if parts > 1 else []))
+    return (*reader.GetSize(), *([parts] if parts > 1 else [])), reader.GetSpacing()[:3]
 
 
 def _headers(reader: str, files: Sequence[Path]) -> list[Volume] | None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import blosc2
 import numpy as np
@@ -170,6 +171,17 @@ def test_what_is_not_resampled_is_stocks_to_the_bit(tmp_path, transpose):
     made_by_us(tmp_path, raw, "as_it_lies")
     ours, theirs = (blosc2.open(str(tmp_path / who / "c.b2nd"))[:] for who in ("ours", "stock"))
     assert np.array_equal(ours, theirs)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    raw = written(tmp_path, reader="SimpleITKIO", labels="plain")
+    seen = []
+    for _ in range(3):
+        made_by_us(tmp_path, raw, "2d")
+        seen.append({p.name: p.read_bytes() for p in (tmp_path / "ours").glob("c*")})
+        shutil.rmtree(tmp_path / "ours")
+    assert len(seen[0]) == 3
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_kernels_stand_in_for_stock_functions_only(tmp_path):

@@ -78,26 +78,29 @@ def _resize(image: torch.Tensor, out: torch.Tensor) -> None:
     middle = (low + high) / 2  # taken off, so that rounding errs by the range, not by the offset
     growth = {axis: n / image.shape[axis] for axis, n in enumerate(out.shape)}
     order = sorted((axis for axis in growth if growth[axis] != 1), key=lambda axis: growth[axis])
-    found = (image - middle).contiguous()
+    if not order:
+        out.copy_(image)
+        return
+    found, less = image, middle
     for axis in order:
         shape = [out.shape[a] if a == axis else n for a, n in enumerate(found.shape)]
         target = out if axis == order[-1] else found.new_empty(shape)
-        _along(found, axis, target)
-        found = target
-    torch.add(found, middle, out=out)
-    out.clamp_(low, high)  # skimage clips to the input's range
+        _along(found, axis, target, less)
+        found, less = target, 0.0
+    out.add_(middle).clamp_(low, high)  # skimage clips to the input's range
 
 
-def _along(image: torch.Tensor, axis: int, out: torch.Tensor) -> None:
-    """Resize along one axis to the length it has in `out`."""
+def _along(image: torch.Tensor, axis: int, out: torch.Tensor, less: float) -> None:
+    """Resize along one axis to the length it has in `out`, after `less` is taken off."""
     before, after = int(np.prod(image.shape[:axis])), int(np.prod(image.shape[axis + 1 :]))
-    lines, target = image.view(before, -1, after), out.view(before, -1, after)
+    lines, target = image.reshape(before, -1, after), out.view(before, -1, after)
     for rows, columns, block in _blocks(image.shape[axis], out.shape[axis]):
         weights = torch.from_numpy(block).to(image)
+        piece = lines[:, columns] - less
         if after == 1:  # the last axis: one product instead of one a line
-            target[:, rows, 0] = lines[:, columns, 0] @ weights.T
+            target[:, rows, 0] = piece[:, :, 0] @ weights.T
         else:
-            target[:, rows] = torch.matmul(weights, lines[:, columns])
+            torch.matmul(weights, piece, out=target[:, rows])
 
 
 @lru_cache(maxsize=64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -17,9 +18,10 @@ from atlas_nnunet.errors import GeometryError, LabelMapError
 from atlas_nnunet.host import resolve_configuration, versions
 from atlas_nnunet.images import values_in
 from atlas_nnunet.rawdata import RawCase
-from atlas_nnunet.reading import read_images, read_labels
+from atlas_nnunet.reading import header_grid, read_images, read_labels
 
 KERNELS = 2  # of `atlas_nnunet.kernels`: raise it when they would give other arrays
+PROCESS_BYTES = 1_000_000_000  # torch, nnU-Net, and the slabs that are worked at
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # what nnUNetDatasetBlosc2 writes, nnunetv2 2.8.1
 
 # Parts of a plan that decide the preprocessed arrays; a new learning rate does not redo a case.
@@ -101,6 +103,26 @@ def preprocess_case(job: Job) -> bool:
     return True
 
 
+def need_bytes(job: Job) -> int:
+    """An upper bound of the memory that a case takes at its peak, from headers alone.
+
+    At the peak an image is being resampled: it is held with its labels, one channel of it without
+    its mean, that channel on a grid half-way, and the result. benchmarks/preprocess.py holds the
+    bound to what is measured.
+    """
+    plans = json.loads(job.plans.read_text())
+    wanted = resolve_configuration(plans, job.configuration)["spacing"]
+    shape, spacing = header_grid(job.raw.images[0])
+    channels = len(job.raw.images) * math.prod(shape[3:])
+    # In 2-D one axis keeps its spacing; which one, the reader knows. The one that costs most:
+    kept = [1.0] if len(wanted) == len(spacing) else spacing
+    growth = max(math.prod(spacing) / math.prod(wanted) / one for one in kept)
+    before = math.prod(shape[:3])
+    after = before * growth
+    image, labels, channel = channels * 4 * (before + after), 3 * (before + after), 8
+    return int(PROCESS_BYTES + image + labels + channel * max(before, after))
+
+
 def forget_cases(folder: Path, records: Path, kept: set[str]) -> None:
     """Remove what an earlier run made of cases that are gone or refused now: training lists the
     folder. Only what our records name is touched."""
@@ -121,13 +143,10 @@ def _is_done(job: Job, wanted: str) -> bool:
 
 def _make(job: Job, truncated: Path) -> None:
     """Write what stock's `run_case_save` would (default_preprocessor.py, nnunetv2 2.8.1)."""
-    from nnunetv2.training.dataloading.nnunet_dataset import (
-        comp_blosc2_params,
-        nnUNetDatasetBlosc2,
-    )
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from atlas_nnunet.kernels.threads import one_thread
+    from atlas_nnunet.preprocess.files import save_case
     from atlas_nnunet.preprocess.volume import finish, has_stock_preprocessor, prepare
 
     plans = PlansManager(str(job.plans))
@@ -151,13 +170,7 @@ def _make(job: Job, truncated: Path) -> None:
             )  # fmt: skip
         data, seg = prepare(data, labels, properties, plans, configuration)
         seg = finish(cast(np.ndarray, seg), properties, plans, dataset_json)
-    patch = tuple(configuration.patch_size)
-    blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
-    blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, patch, seg.itemsize)
-    nnUNetDatasetBlosc2.save_case(
-        data, seg, properties, str(truncated),
-        chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg,
-    )  # fmt: skip
+    save_case(truncated, data, seg, properties, tuple(configuration.patch_size))
 
 
 def _check_labels(labels: np.ndarray, dataset_json: Mapping[str, Any], job: Job) -> None:
