@@ -80,7 +80,7 @@ def add_arguments(
 
 def map_cases(
     work: Callable[[Job], Result], jobs: Mapping[str, Job], *, workers: Workers, describe: str,
-    need_bytes: Mapping[str, int] | None = None,
+    need_bytes: Mapping[str, int] | None = None, shown: bool = True,
 ) -> tuple[dict[str, Result], dict[str, AtlasError]]:  # fmt: skip
     """Do every case's work, with a progress bar.
 
@@ -91,16 +91,31 @@ def map_cases(
         describe: Title of the progress bar.
         need_bytes: Case -> estimated peak memory of its work; a case that is not in it counts as
             nothing. Needed where `workers.memory_gb` is set.
+        shown: Whether there is a progress bar.
 
     Returns:
         Results and refusals by case, sorted by case: nothing depends on who finished first.
     """
-    results: dict[str, Result] = {}
-    refused: dict[str, AtlasError] = {}
     need = _checked_need(jobs, workers, need_bytes)
     outcomes = _outcomes(partial(attempt, work), jobs, workers, describe, need)
+    return collect(outcomes, jobs, describe, shown=shown)
+
+
+def collect(
+    outcomes: Generator[tuple[str, Result | AtlasError], None, None],
+    jobs: Mapping[str, Job],
+    describe: str,
+    *,
+    shown: bool = True,
+) -> tuple[dict[str, Result], dict[str, AtlasError]]:
+    """Results and refusals by case, sorted by case, with a progress bar; see `map_cases`."""
+    results: dict[str, Result] = {}
+    refused: dict[str, AtlasError] = {}
     # Closed here, and not when the garbage collector comes round: workers end with it.
-    with closing(outcomes), tqdm(total=len(jobs), desc=describe, unit="case") as bar:
+    with (
+        closing(outcomes),
+        tqdm(total=len(jobs), desc=describe, unit="case", disable=not shown) as bar,
+    ):
         for case, outcome in outcomes:
             if isinstance(outcome, AtlasError):
                 refused[case] = outcome

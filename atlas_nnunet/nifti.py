@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import nibabel as nib
@@ -145,6 +146,21 @@ def unpacked(stream: BinaryIO) -> Any:
         raise EOFError("the file is empty")
     stream.seek(0)
     return igzip.IGzipFile(fileobj=stream) if magic == GZIP_MAGIC else stream
+
+
+def check_whole(path: Path) -> None:
+    """Read a gzipped file to its checksum: ITK takes one that was cut off for a whole one.
+
+    Raises:
+        SourceError: it ends early, or its checksum is wrong.
+    """
+    try:
+        with path.open("rb") as raw:
+            stream = unpacked(raw)
+            while stream is not raw and stream.read(PIECE_BYTES):
+                pass
+    except UNREADABLE as error:
+        raise unreadable(error, str(path)) from error
 
 
 def stored_values(

@@ -21,7 +21,7 @@ from nibabel.orientations import OrientationError
 
 from atlas_nnunet.errors import LabelMapError, SourceError
 from atlas_nnunet.images import check_finite
-from atlas_nnunet.nifti import UNREADABLE, ErrorKinds, unreadable
+from atlas_nnunet.nifti import UNREADABLE, ErrorKinds, check_whole, unreadable
 from atlas_nnunet.reoriented import Volume, volume_of
 
 Properties = dict[str, Any]
@@ -207,6 +207,8 @@ def _stock(reader: str, files: Sequence[Path]) -> tuple[np.ndarray, Properties]:
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
     kind = recursive_find_reader_writer_by_name(reader)
+    for path in files:
+        check_whole(path)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):

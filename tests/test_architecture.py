@@ -21,20 +21,22 @@ VOCABULARY = {
     "images", "leakage", "nifti", "reoriented", "rawdata", "registry_laws", "execution", "progress",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
-# vocabulary <- {host, reading, kernels} <- {stages | training} <- {planners | trainers} <- cli.
+# vocabulary <- {host, reading, kernels} <- volume <- {stages | training}
+# <- {planners | trainers} <- cli.
 BELOW = {
     "vocabulary": set(),
     "host": VOCABULARY,
     "reading": VOCABULARY,
     "kernels": VOCABULARY,
-    "training": VOCABULARY | {"host", "kernels"},
-    "stage": VOCABULARY | {"host", "reading", "kernels"},
-    "plug": VOCABULARY | {"host", "kernels", "training"} | STAGES,
+    "volume": VOCABULARY | {"host", "reading", "kernels"},
+    "training": VOCABULARY | {"host", "kernels", "volume"},
+    "stage": VOCABULARY | {"host", "reading", "kernels", "volume"},
+    "plug": VOCABULARY | {"host", "kernels", "volume", "training"} | STAGES,
     "cli": VOCABULARY,
     "shim": {"trainers"},
 }
 MAY_IMPORT_HOST = {
-    "host", "reading", "training", "fingerprint", "preprocess", "predict", "transfer",
+    "host", "reading", "volume", "training", "fingerprint", "preprocess", "predict", "transfer",
 }  # fmt: skip
 NO_TORCH = VOCABULARY | {"reading", "convert", "datasets", "env", "evaluate", "cli", "demo"}
 
@@ -65,7 +67,7 @@ def part_of(path: Path) -> str:
 
 def layer_of(part: str) -> str:
     table = {"planners": "plug", "trainers": "plug", "__init__": "vocabulary"}
-    for name in ("host", "reading", "kernels", "training", "cli", "shim"):
+    for name in ("host", "reading", "kernels", "volume", "training", "cli", "shim"):
         table[name] = name
     table |= dict.fromkeys(STAGES, "stage") | dict.fromkeys(VOCABULARY, "vocabulary")
     return table[part]  # a KeyError here: say above which layer the new part belongs to

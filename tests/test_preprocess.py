@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter
 from atlas_nnunet.errors import GeometryError, LabelMapError, SourceError
 from atlas_nnunet.kernels.crop import nonzero_mask
 from atlas_nnunet.preprocess.case import Job, preprocess_case
-from atlas_nnunet.preprocess.volume import resampler
 from atlas_nnunet.rawdata import RawCase
+from atlas_nnunet.volume.prepare import resampler
 
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")

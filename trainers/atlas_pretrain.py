@@ -33,6 +33,7 @@ from atlas_nnunet.training.schedule import ALL, HEAD, PhaseScheduler
 from atlas_nnunet.training.settings import of_plans
 from atlas_nnunet.training.status import StatusWeights
 from atlas_nnunet.training.steps import confusion
+from atlas_nnunet.training.validation import our_export
 from atlas_nnunet.training.weights import bare
 
 OPTIMIZERS = {
@@ -239,7 +240,8 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         if not self.training.final_validation:
             self.print_to_log_file("final validation: switched off in the plan")
             return
-        super().perform_actual_validation(save_probabilities)
+        with our_export():
+            super().perform_actual_validation(save_probabilities)
 
 
 def _as_list(value: Any) -> list:

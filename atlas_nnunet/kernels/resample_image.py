@@ -3,8 +3,8 @@
 nnU-Net 2.8.1 calls skimage's `resize`: a prefilter along each axis, then 64 taps a voxel. Both are
 linear, and separable: along one axis the whole is a matrix, the same for every line. It is had by
 resizing the unit vectors with skimage itself, so no spline is written down here. Its entries fall
-off by 3.7 a voxel from the diagonal; what is below NEGLIGIBLE is left out, and the band is applied
-in blocks, as products of small dense matrices.
+off by 3.7 a voxel from the diagonal; what is below the rounding of the type that is worked in is
+left out, and the band is applied in blocks, as products of small dense matrices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from atlas_nnunet.kernels.arrays import Array, as_tensor, like
 from atlas_nnunet.kernels.cells import Axis, separate_axis
 
 ORDER = 3
-NEGLIGIBLE = 1e-9  # a row's entries sum to 1, and those left out to less than 1e-8
+NEGLIGIBLE = {torch.float32: 1e-9, torch.float64: 1e-18}  # beside a row's sum, which is 1
 BLOCK = 32  # rows of the matrix applied at once; 16 to 128 were tried, it hardly matters
 
 
@@ -34,7 +34,8 @@ def resample_image(
     force_separate_z=None, to within 1e-5 of a channel's range.
 
     Args:
-        data: (c, x, y, z) finite numbers, float32 or float64; float32 is worked at as such.
+        data: (c, x, y, z) finite numbers, float32 or float64, and worked at as such: in float64 the
+            result, rounded to float32, is stock's but for a last bit in about 10^8 voxels.
         new_shape: (x, y, z) to come to.
         current_spacing, new_spacing: (x, y, z) in mm; they decide only whether one axis is so
             coarse that it is resampled apart, by the nearest slice.
@@ -94,7 +95,9 @@ def _along(image: torch.Tensor, axis: int, out: torch.Tensor, less: float) -> No
     """Resize along one axis to the length it has in `out`, after `less` is taken off."""
     before, after = int(np.prod(image.shape[:axis])), int(np.prod(image.shape[axis + 1 :]))
     lines, target = image.reshape(before, -1, after), out.view(before, -1, after)
-    for rows, columns, block in _blocks(image.shape[axis], out.shape[axis]):
+    for rows, columns, block in _blocks(
+        image.shape[axis], out.shape[axis], NEGLIGIBLE[image.dtype]
+    ):
         weights = torch.from_numpy(block).to(image)
         piece = lines[:, columns] - less
         if after == 1:  # the last axis: one product instead of one a line
@@ -104,7 +107,7 @@ def _along(image: torch.Tensor, axis: int, out: torch.Tensor, less: float) -> No
 
 
 @lru_cache(maxsize=64)
-def _blocks(n_in: int, n_out: int) -> list[tuple[slice, slice, np.ndarray]]:
+def _blocks(n_in: int, n_out: int, negligible: float) -> list[tuple[slice, slice, np.ndarray]]:
     """The matrix of one axis, (n_out, n_in), as (rows, columns, entries) along its band."""
     from skimage.transform import resize
 
@@ -113,7 +116,7 @@ def _blocks(n_in: int, n_out: int) -> list[tuple[slice, slice, np.ndarray]]:
         for unit in np.eye(n_in)
     ]
     matrix = np.stack(columns, axis=1)
-    matrix[np.abs(matrix) < NEGLIGIBLE] = 0.0
+    matrix[np.abs(matrix) < negligible] = 0.0
     blocks = []
     for start in range(0, n_out, BLOCK):
         rows = slice(start, min(start + BLOCK, n_out))

@@ -1,145 +1,169 @@
-"""One image -> one label map: nnU-Net's network and export, organs kept whole under tumours."""
+"""One case in three steps, so that they may overlap: prepare, network, export."""
 
 from __future__ import annotations
 
 import json
-import os
+import math
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from atlas_nnunet.artefacts import content_hash, file_hash, whole_file, write_json
-from atlas_nnunet.host import versions
-from atlas_nnunet.labelmap import Coding
+from atlas_nnunet.errors import SourceError
+from atlas_nnunet.host import network_spec, read_json, resolve_configuration
+from atlas_nnunet.predict.model import Model, load
+from atlas_nnunet.reading import header_grid, read_images, read_labels
 
-
-@dataclass(frozen=True)
-class Model:
-    """A trained model and how to use it.
-
-    Attributes:
-        folder: nnU-Net's folder TRAINER__PLANS__CONFIGURATION.
-        folds: Folds whose networks are averaged.
-        checkpoint: File name in each fold.
-        step_size: Of the sliding window, share of the patch.
-        mirroring: Test-time mirroring along the axes that training mirrored.
-        device: "cuda" or "cpu".
-        threads: Of this process, on a CPU.
-    """
-
-    folder: Path
-    folds: tuple[str, ...]
-    checkpoint: str
-    step_size: float
-    mirroring: bool
-    device: str
-    threads: int
-
-    def key(self) -> str:
-        """Hash of the weights and of every option that changes a voxel."""
-        weights = [file_hash(self.folder / f"fold_{f}" / self.checkpoint) for f in self.folds]
-        options = [self.step_size, self.mirroring, self.device]
-        return content_hash([weights, options, versions(), "codes joined"])
+PROCESS_BYTES = 1_500_000_000  # torch, nnU-Net, the network, and the slabs that are worked at
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image to predict: its channels' files, and where label map and record go."""
+    """One image to predict.
+
+    Attributes:
+        case: Identifier.
+        images: One file a channel.
+        previous: The previous stage's label map, for a cascade's second stage; else None.
+        output: The label map's file.
+        record: Where the case's record goes, written last.
+        model: What predicts.
+        model_key: Its `key()`.
+    """
 
     case: str
     images: tuple[Path, ...]
+    previous: Path | None
     output: Path
     record: Path
     model: Model
     model_key: str
 
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        return self.images if self.previous is None else (*self.images, self.previous)
 
-@lru_cache(maxsize=1)
-def load(model: Model) -> Any:
-    """nnU-Net's predictor, once in a process."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    @property
+    def truncated(self) -> Path:
+        """The output's path without its ending."""
+        return self.output.with_name(self.case)
 
-    torch.set_num_threads(model.threads)
-    predictor = nnUNetPredictor(
-        tile_step_size=model.step_size,
-        use_mirroring=model.mirroring,
-        perform_everything_on_device=model.device == "cuda",
-        device=torch.device(model.device),
-        allow_tqdm=False,
-    )
-    predictor.initialize_from_trained_model_folder(str(model.folder), model.folds, model.checkpoint)
-    return predictor
+    def written(self) -> list[Path]:
+        """What there is when the case is done, beside its record."""
+        extra = (".npz", ".pkl") if self.model.probabilities else ()
+        return [self.output, *(self.output.with_name(self.case + ending) for ending in extra)]
 
 
-def predict_case(job: Job) -> bool:
-    """Predict unless the record says that this model did so already; True if there was work."""
-    wanted = content_hash([job.model_key, [file_hash(p) for p in job.images]])
-    if job.record.is_file() and job.output.is_file():
-        record = json.loads(job.record.read_text())
-        if record == {"key": wanted, "output": file_hash(job.output)}:
-            return False
+@dataclass(frozen=True)
+class Prepared:
+    """A case on the network's grid.
+
+    Attributes:
+        key: Hash of all that its label map is made from.
+        data: (channel, *spatial) float32.
+        properties: For the export.
+    """
+
+    key: str
+    data: np.ndarray
+    properties: dict[str, Any]
+
+
+def prepare_case(job: Job) -> Prepared | None:
+    """Read and resample a case; None if its record says that it is done.
+
+    Raises:
+        SourceError: an input is broken or missing.
+    """
+    key = content_hash([job.model_key, [file_hash(p) for p in job.inputs]])
+    if _is_done(job, key):
+        return None
+    from atlas_nnunet.volume.export import one_hot
+    from atlas_nnunet.volume.prepare import has_stock_preprocessor, prepare
+
     predictor = load(job.model)
-    labels, properties = _label_map(predictor, job.images)
-    writer = predictor.plans_manager.image_reader_writer_class()
+    plans, configuration = predictor.plans_manager, predictor.configuration_manager
+    if has_stock_preprocessor(configuration):
+        reader = plans.plans["image_reader_writer"]
+        data, properties = read_images(reader, job.images)
+        labels = read_labels(reader, job.previous)[0] if job.previous else None
+        if labels is not None and labels.shape[1:] != data.shape[1:]:
+            raise SourceError(
+                f"the image has {data.shape[1:]} voxels, the previous stage's label map "
+                f"{labels.shape[1:]}", where=str(job.previous),
+                do="predict the previous stage on these images first",
+            )  # fmt: skip
+        data, seg = prepare(data, labels, properties, plans, configuration, in_float64=True)
+    else:
+        previous = None if job.previous is None else str(job.previous)
+        data, seg, properties = configuration.preprocessor_class(verbose=False).run_case(
+            [str(p) for p in job.images], previous, plans, configuration, predictor.dataset_json
+        )
+    if job.previous is not None and seg is not None:
+        values = predictor.label_manager.foreground_labels
+        data = np.concatenate([data, one_hot(seg[0], values)])
+    return Prepared(key, data, properties)
+
+
+def run_network(job: Job, prepared: Prepared) -> Any:
+    """(head, *spatial) logits, float16, on the CPU: nnU-Net's sliding window."""
+    import torch
+
+    data = torch.from_numpy(np.ascontiguousarray(prepared.data))
+    return load(job.model).predict_logits_from_preprocessed_data(data).cpu()
+
+
+def export_case(job: Job, prepared: Prepared, logits: Any) -> bool:
+    """Write label map and record; True."""
+    from atlas_nnunet.volume.export import Export
+
+    predictor = load(job.model)
+    plans = predictor.plans_manager
+    export = Export(
+        plans, predictor.configuration_manager, predictor.dataset_json, job.model.joined
+    )
+    if job.model.probabilities:
+        labels = export.with_probabilities(logits, prepared.properties, job.truncated)
+    else:
+        labels = export.label_map(logits, prepared.properties)
     with whole_file(job.output) as partial:
-        writer.write_seg(labels, str(partial), properties)
-    write_json(job.record, {"key": wanted, "output": file_hash(job.output)})
+        plans.image_reader_writer_class().write_seg(labels, str(partial), prepared.properties)
+    hashes = [file_hash(path) for path in job.written()]
+    write_json(job.record, {"key": prepared.key, "outputs": hashes})
     return True
 
 
-def _label_map(predictor: Any, images: tuple[Path, ...]) -> tuple[np.ndarray, dict[str, Any]]:
-    import torch
-    from nnunetv2.inference.export_prediction import (
-        convert_predicted_logits_to_segmentation_with_correct_shape as export,
-    )
-
-    plans, configuration = predictor.plans_manager, predictor.configuration_manager
-    preprocessor = configuration.preprocessor_class(verbose=False)
-    data, _, properties = preprocessor.run_case(
-        [str(p) for p in images], None, plans, configuration, predictor.dataset_json
-    )
-    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(data)).cpu()
-    regions = predictor.label_manager.has_regions
-    threads = max(1, torch.get_num_threads())
-    exported = export(
-        logits, plans, configuration, predictor.label_manager, properties,
-        return_probabilities=regions, num_threads_torch=threads,
-    )  # fmt: skip
-    if not regions:
-        return exported, properties
-    return join_codes(exported[1], predictor.dataset_json), properties
+def predict_case(job: Job) -> bool:
+    """All three steps; True if there was work."""
+    prepared = prepare_case(job)
+    if prepared is None:
+        return False
+    return export_case(job, prepared, run_network(job, prepared))
 
 
-def join_codes(probabilities: np.ndarray, dataset_json: dict[str, Any]) -> np.ndarray:
-    """Region probabilities -> codes.
-
-    Stock paints one code a region, each over the last: a tumour's voxels leave the organ, and a
-    kidney tumour loses its side. Here a voxel gets the code of *all* its regions; where these
-    may not overlap, the later one in `regions_class_order` wins, as it does in stock.
-
-    Args:
-        probabilities: (region, *spatial) in [0, 1]; a region is taken above 0.5.
-        dataset_json: With regions.
-
-    Returns:
-        (*spatial) uint8.
-    """
-    coding = Coding.of_dataset_json(dataset_json)
-    codes = np.zeros(probabilities.shape[1:], np.uint8)
-    for column, region in enumerate(probabilities):
-        mask = region > 0.5
-        codes[mask] = coding.join[codes[mask], column]
-    return codes
+def need_bytes(job: Job) -> int:
+    """An upper bound of the memory that a case takes, from headers alone: at its peak it is being
+    resampled in float64, or there are its logits, and they are being decided on."""
+    plans = json.loads((job.model.folder / "plans.json").read_text())
+    configuration = job.model.folder.name.split("__")[-1]
+    wanted = resolve_configuration(plans, configuration)["spacing"]
+    dataset_json = read_json(job.model.folder / "dataset.json", "atlas-nnunet train")
+    spec = network_spec(plans, configuration, dataset_json)
+    shape, spacing = header_grid(job.images[0])
+    kept = [1.0] if len(wanted) == len(spacing) else spacing
+    growth = max(math.prod(spacing) / math.prod(wanted) / one for one in kept)
+    before = math.prod(shape[:3])
+    after = before * growth
+    images = len(job.images) * (12 * before + 12 * after) + 16 * max(before, after)
+    words = 1 + len(spec.heads) // 62
+    logits = after * (4 * len(spec.channels) + 2 * len(spec.heads) + 2 + 16 * words + 8)
+    return int(PROCESS_BYTES + max(images, logits + 8 * before))
 
 
-def processes_for(device: str, wanted: int) -> int:
-    """One process on a GPU: two would share its memory."""
-    return wanted if device == "cpu" else 1
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0))
+def _is_done(job: Job, key: str) -> bool:
+    if not job.record.is_file() or not all(path.is_file() for path in job.written()):
+        return False
+    record = json.loads(job.record.read_text())
+    return record == {"key": key, "outputs": [file_hash(path) for path in job.written()]}

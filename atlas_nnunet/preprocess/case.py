@@ -147,7 +147,7 @@ def _make(job: Job, truncated: Path) -> None:
 
     from atlas_nnunet.kernels.threads import one_thread
     from atlas_nnunet.preprocess.files import save_case
-    from atlas_nnunet.preprocess.volume import finish, has_stock_preprocessor, prepare
+    from atlas_nnunet.volume.prepare import finish, has_stock_preprocessor, prepare
 
     plans = PlansManager(str(job.plans))
     configuration = plans.get_configuration(job.configuration)

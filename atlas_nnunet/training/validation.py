@@ -1,0 +1,81 @@
+"""nnU-Net's final validation with our export: the same label maps in less time and memory.
+
+The host's `perform_actual_validation` calls two functions by names of its own module, and sends
+them to workers, which import them from here. Where `convert` made the data set, voxels get the
+codes of all their regions, so that an organ is measured whole, with its tumour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as host
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from atlas_nnunet.kernels.export import Target, logits_to_labels
+from atlas_nnunet.volume.export import Export, has_stock_resampling, joins
+
+
+@contextmanager
+def our_export() -> Iterator[None]:
+    """The host's final validation exports by our functions meanwhile."""
+    before = host.export_prediction_from_logits, host.resample_and_save
+    host.export_prediction_from_logits, host.resample_and_save = export_case, export_for_next_stage
+    try:
+        yield
+    finally:
+        host.export_prediction_from_logits, host.resample_and_save = before
+
+
+def export_case(
+    logits: torch.Tensor,
+    properties: Mapping[str, Any],
+    configuration: ConfigurationManager,
+    plans: PlansManager,
+    dataset_json: Mapping[str, Any],
+    truncated: str,
+    save_probabilities: bool = False,
+) -> None:
+    """As the host's `export_prediction_from_logits`, with its arguments in its order."""
+    export = Export(plans, configuration, dataset_json, joins(dataset_json))
+    if save_probabilities:
+        labels = export.with_probabilities(logits, properties, Path(truncated))
+    else:
+        labels = export.label_map(logits, properties)
+    writer = plans.image_reader_writer_class()
+    writer.write_seg(labels, truncated + dataset_json["file_ending"], properties)
+
+
+def export_for_next_stage(
+    logits: torch.Tensor,
+    shape: Sequence[int],
+    truncated: str,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    properties: Mapping[str, Any],
+    dataset_json: Mapping[str, Any],
+    threads: int,
+    dataset_class: Any,
+) -> None:
+    """As the host's `resample_and_save`: the label map on the grid of a cascade's next stage."""
+    if dataset_class not in (None, nnUNetDatasetBlosc2) or not has_stock_resampling(configuration):
+        from nnunetv2.inference.export_prediction import resample_and_save
+
+        resample_and_save(logits, list(shape), truncated, plans, configuration, dict(properties),
+                          dict(dataset_json), threads, dataset_class)  # fmt: skip
+        return
+    export = Export(plans, configuration, dataset_json, joins(dataset_json))
+    spacing = export.target(properties).current_spacing
+    target = Target(tuple(int(n) for n in shape), spacing, spacing)
+    labels = logits_to_labels(logits, target, paint=export.paint, wide=export.is_wide)
+    patch = tuple(configuration.patch_size)
+    blocks, chunks = comp_blosc2_params((1, *labels.shape), patch, labels.itemsize)
+    nnUNetDatasetBlosc2.save_seg(
+        np.ascontiguousarray(labels), truncated, chunks_seg=chunks[1:], blocks_seg=blocks[1:]
+    )
