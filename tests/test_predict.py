@@ -285,9 +285,9 @@ def test_at_most_so_many_cases_are_at_hand(monkeypatch):
         if job == "c3":
             held.discard(job)
             raise SourceError("broken", where=job, do="mend it")
-        return job
+        return SimpleNamespace(key="", properties={})
 
-    def export(job, prepared, logits):
+    def export(job, key, properties, logits):
         with lock:
             held.discard(job)
         return True

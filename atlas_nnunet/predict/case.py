@@ -115,8 +115,14 @@ def run_network(job: Job, prepared: Prepared) -> Any:
     return load(job.model).predict_logits_from_preprocessed_data(data).cpu()
 
 
-def export_case(job: Job, prepared: Prepared, logits: Any) -> bool:
-    """Write label map and record; True."""
+def export_case(job: Job, key: str, properties: dict[str, Any], logits: Any) -> bool:
+    """Write label map and record; True.
+
+    Args:
+        job: The case.
+        key, properties: Of what was prepared.
+        logits: From `run_network`.
+    """
     from atlas_nnunet.volume.export import Export
 
     predictor = load(job.model)
@@ -125,13 +131,13 @@ def export_case(job: Job, prepared: Prepared, logits: Any) -> bool:
         plans, predictor.configuration_manager, predictor.dataset_json, job.model.joined
     )
     if job.model.probabilities:
-        labels = export.with_probabilities(logits, prepared.properties, job.truncated)
+        labels = export.with_probabilities(logits, properties, job.truncated)
     else:
-        labels = export.label_map(logits, prepared.properties)
+        labels = export.label_map(logits, properties)
     with whole_file(job.output) as partial:
-        plans.image_reader_writer_class().write_seg(labels, str(partial), prepared.properties)
+        plans.image_reader_writer_class().write_seg(labels, str(partial), properties)
     hashes = [file_hash(path) for path in job.written()]
-    write_json(job.record, {"key": prepared.key, "outputs": hashes})
+    write_json(job.record, {"key": key, "outputs": hashes})
     return True
 
 
@@ -140,7 +146,8 @@ def predict_case(job: Job) -> bool:
     prepared = prepare_case(job)
     if prepared is None:
         return False
-    return export_case(job, prepared, run_network(job, prepared))
+    logits = run_network(job, prepared)
+    return export_case(job, prepared.key, prepared.properties, logits)
 
 
 def need_bytes(job: Job) -> int:

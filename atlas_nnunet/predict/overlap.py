@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -37,65 +36,77 @@ def overlapped(
     Yields:
         Case, and whether there was work or why it was refused.
     """
-    waiting = deque(jobs)
-    reading: deque[tuple[str, Future]] = deque()
-    writing: deque[tuple[str, Future]] = deque()
-
-    def at_hand(*more: str) -> int:
-        return sum(need_bytes.get(case, 0) for case in (*_cases(reading), *_cases(writing), *more))
-
-    with ExitStack() as stack:
-        readers = stack.enter_context(ThreadPoolExecutor(max(1, ahead)))
-        writers = stack.enter_context(ThreadPoolExecutor(max(1, behind)))
-
-        def read_on(now: str | None) -> None:
-            beside = () if now is None else (now,)
-            while waiting and len(reading) < max(ahead, not beside):
-                is_alone = not (reading or writing or beside)
-                if not is_alone and at_hand(waiting[0], *beside) > budget_bytes:
-                    return
-                case = waiting.popleft()
-                reading.append((case, readers.submit(attempt, prepare_case, case, jobs[case])))
-
-        while waiting or reading:
-            read_on(None)
-            while not reading:  # the budget is taken by exports
-                yield _done(writing)
-                read_on(None)
-            case, future = reading.popleft()
-            prepared = future.result()
+    with (
+        ThreadPoolExecutor(max(1, ahead)) as readers,
+        ThreadPoolExecutor(max(1, behind)) as writers,
+    ):
+        line = _Line(jobs, readers, writers, need_bytes, budget_bytes)
+        while line.waiting or line.reading:
+            line.read_on(max(1, ahead), None)
+            while not line.reading:  # the budget is taken by exports
+                yield _done(line.writing)
+                line.read_on(max(1, ahead), None)
+            case, prepared = _done(line.reading)
             if prepared is None or isinstance(prepared, AtlasError):
                 yield case, prepared or False
                 continue
-            read_on(case)
+            line.read_on(ahead, case)
             logits = attempt(partial(_network, prepared), case, jobs[case])
             if isinstance(logits, AtlasError):
                 yield case, logits
                 continue
-            while len(writing) >= max(1, behind):
-                yield _done(writing)
-            work = partial(_export, prepared, logits)
-            del prepared, logits
-            writing.append((case, writers.submit(attempt, work, case, jobs[case])))
-            del work
+            while len(line.writing) >= max(1, behind):
+                yield _done(line.writing)
+            line.export(case, prepared.key, prepared.properties, logits)
+            del prepared, logits  # the export holds what it needs
             if not behind:
-                yield _done(writing)
-        while writing:
-            yield _done(writing)
+                yield _done(line.writing)
+        while line.writing:
+            yield _done(line.writing)
+
+
+class _Line:
+    """The cases: those that wait, that are being read, and that are being exported."""
+
+    def __init__(
+        self, jobs: Mapping[str, Job], readers: ThreadPoolExecutor, writers: ThreadPoolExecutor,
+        need_bytes: Mapping[str, int], budget_bytes: float,
+    ) -> None:  # fmt: skip
+        self.waiting = deque(jobs)
+        self.reading: deque[tuple[str, Future]] = deque()
+        self.writing: deque[tuple[str, Future]] = deque()
+        self._jobs, self._readers, self._writers = jobs, readers, writers
+        self._need, self._budget = need_bytes, budget_bytes
+
+    def read_on(self, most: int, now: str | None) -> None:
+        """Begin to read what comes next, while fewer than `most` are read and memory allows it.
+
+        Args:
+            most: Cases being read, or read and waiting for their turn.
+            now: The case whose turn it is.
+        """
+        while self.waiting and len(self.reading) < most:
+            at_hand = [case for case, _ in (*self.reading, *self.writing)] + ([now] if now else [])
+            together = sum(self._need.get(case, 0) for case in (*at_hand, self.waiting[0]))
+            if at_hand and together > self._budget:
+                return
+            case = self.waiting.popleft()
+            future = self._readers.submit(attempt, prepare_case, case, self._jobs[case])
+            self.reading.append((case, future))
+
+    def export(self, case: str, key: str, properties: dict[str, Any], logits: Any) -> None:
+        work = partial(_export, key, properties, logits)
+        self.writing.append((case, self._writers.submit(attempt, work, case, self._jobs[case])))
 
 
 def _network(prepared: Prepared, job: Job) -> Any:
     return run_network(job, prepared)
 
 
-def _export(prepared: Prepared, logits: Any, job: Job) -> bool:
-    return export_case(job, prepared, logits)
+def _export(key: str, properties: dict[str, Any], logits: Any, job: Job) -> bool:
+    return export_case(job, key, properties, logits)
 
 
-def _cases(futures: deque[tuple[str, Future]]) -> list[str]:
-    return [case for case, _ in futures]
-
-
-def _done(futures: deque[tuple[str, Future]]) -> tuple[str, Outcome]:
+def _done(futures: deque[tuple[str, Future]]) -> tuple[str, Any]:
     case, future = futures.popleft()
     return case, future.result()
