@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLOSC_NTHREADS")
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -95,29 +94,36 @@ class Measured:
     peak_gb: float
 
 
-def measured(work: Callable, *words: Any) -> Measured:
-    """Run `work(*words)` in a process of its own, with one thread.
+def measured(begin: Callable, words: tuple, result: Path | None = None) -> Measured:
+    """Do work in a process of its own, with one thread.
 
-    `work` returns nothing or a number: the peak memory before it began to count.
+    Args:
+        begin: Called with `words`; it imports, reads, and returns the work, which is called then,
+            and counted. A function that a new process can import.
+        words: Its arguments.
+        result: Where the array that the work returns is saved, to be compared.
     """
     for name in THREADS:
         os.environ[name] = "1"
     for name in FOLDERS:
         os.environ.setdefault(name, ".")
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_count, (work, words))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_count, (begin, words, result))
 
 
-def _count(work: Callable, words: tuple) -> Measured:
+def _count(begin: Callable, words: tuple, result: Path | None) -> Measured:
+    import numpy as np
     import torch
 
     torch.set_num_threads(1)
-    own = work(*words)  # the first call imports; what it returns is called and counted
+    work = begin(*words)
     began = time.process_time()
-    own()
+    found = work()
     used = time.process_time() - began
-    return Measured(used, _peak_gb())
+    peak_gb = _peak_gb()
+    if result is not None:
+        np.save(result, found)
+    return Measured(used, peak_gb)
 
 
 def _peak_gb() -> float:

@@ -95,30 +95,37 @@ def corners(axes: Sequence[Axis]) -> list[tuple[int, ...]]:
     return list(product(*(axis.sides for axis in axes)))
 
 
-def corner_index(
-    axes: Sequence[Axis], corner: Sequence[int], at: Places, shape: Sequence[int]
-) -> torch.Tensor:
-    """Flat indices into the old grid of one corner of some samples' cells.
+def cells_of(
+    axes: Sequence[Axis], at: Places, shape: Sequence[int]
+) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+    """The corners of some samples' cells, in the order of `corners`.
 
     Args:
         axes: Of the resampling.
-        corner: One of `corners(axes)`.
         at: The samples.
         shape: Of the old grid.
+
+    Returns:
+        For each corner, flat indices into the old grid; and its weights, one tensor an axis that is
+        not apart, in the order in which they multiply.
     """
-    flat = axes[0].side(corner[0])[at[0]]
-    for axis, which, own, n in zip(axes[1:], corner[1:], at[1:], shape[1:], strict=True):
-        flat = flat * n + axis.side(which)[own]
-    return flat
-
-
-def corner_weights(axes: Sequence[Axis], corner: Sequence[int], at: Places) -> list[torch.Tensor]:
-    """Weights of one corner, one tensor an axis that has any, in the order they multiply."""
-    return [
-        axis.weights[which][own]
-        for axis, which, own in zip(axes, corner, at, strict=True)
-        if not axis.is_apart
+    strides = [int(np.prod(shape[number + 1 :])) for number in range(len(axes))]
+    parts = [
+        [axis.side(which)[own] * stride for which in axis.sides]
+        for axis, own, stride in zip(axes, at, strides, strict=True)
     ]
+    weights = [
+        [] if axis.is_apart else [axis.weights[which][own] for which in axis.sides]
+        for axis, own in zip(axes, at, strict=True)
+    ]
+    indices, products = [], []
+    for corner in corners(axes):
+        index = parts[0][corner[0]]
+        for part, which in zip(parts[1:], corner[1:], strict=True):
+            index = index + part[which]
+        indices.append(index)
+        products.append([w[which] for w, which in zip(weights, corner, strict=True) if w])
+    return indices, products
 
 
 def whole_cells(values: torch.Tensor, axes: Sequence[Axis]) -> torch.Tensor:

@@ -21,9 +21,7 @@ from atlas_nnunet.kernels.cells import (
     Places,
     at_low_corner,
     axes_between,
-    corner_index,
-    corner_weights,
-    corners,
+    cells_of,
     pieces,
     separate_axis,
     slabs,
@@ -157,7 +155,9 @@ class _Largest:
         best = cell.interpolated(leaders[0].long())
         label = leaders[0].clone()
         for number, leader in enumerate(leaders[1:], start=1):
-            is_new = torch.stack([leader != other for other in leaders[:number]]).all(dim=0)
+            is_new = leader != leaders[0]
+            for other in leaders[1:number]:
+                is_new &= leader != other
             some = torch.nonzero(is_new).squeeze(1)
             value, own = cell.some(some).interpolated(leader[some].long()), leader[some]
             wins = (value > best[some]) | ((value == best[some]) & (own < label[some]))
@@ -248,16 +248,21 @@ class _Cell:
 
     def __init__(self, heads: torch.Tensor, axes: Sequence[Axis], at: Places) -> None:
         self._flat = heads.reshape(len(heads), -1)
-        which = corners(axes)
-        self.index = [corner_index(axes, corner, at, heads.shape[1:]) for corner in which]
-        self._weights = [corner_weights(axes, corner, at) for corner in which]
+        self.index, self._weights = cells_of(axes, at, heads.shape[1:])
 
     def some(self, chosen: torch.Tensor) -> _Cell:
         """Of these samples, those at some positions."""
         fewer = object.__new__(_Cell)
         fewer._flat = self._flat
         fewer.index = [index[chosen] for index in self.index]
-        fewer._weights = [[w[chosen] for w in weights] for weights in self._weights]
+        taken: dict[int, torch.Tensor] = {}  # a weight serves several corners
+
+        def take(weight: torch.Tensor) -> torch.Tensor:
+            if id(weight) not in taken:
+                taken[id(weight)] = weight[chosen]
+            return taken[id(weight)]
+
+        fewer._weights = [[take(w) for w in weights] for weights in self._weights]
         return fewer
 
     def interpolated(

@@ -18,9 +18,7 @@ from atlas_nnunet.kernels.cells import (
     Places,
     at_low_corner,
     axes_between,
-    corner_index,
-    corner_weights,
-    corners,
+    cells_of,
     pieces,
     separate_axis,
     slabs,
@@ -68,22 +66,53 @@ def _resize(labels: torch.Tensor, axes: Sequence[Axis], out: torch.Tensor) -> No
 
 
 def _settled(labels: torch.Tensor, axes: Sequence[Axis], at: Places) -> torch.Tensor:
-    """The labels of some samples, by their scores."""
-    found, weights = [], []
-    for corner in corners(axes):
-        found.append(labels.view(-1)[corner_index(axes, corner, at, labels.shape)])
-        weight = torch.ones(len(at[0]), dtype=torch.float64, device=labels.device)
-        for own in corner_weights(axes, corner, at):
-            weight *= own
-        weights.append(weight)
-    scores = torch.zeros((len(found), len(at[0])), dtype=torch.float64, device=labels.device)
+    """The labels of some samples, by their scores. Most cells hold two labels: one, and not it."""
+    indices, parts = cells_of(axes, at, labels.shape)
+    found = [labels.view(-1)[index] for index in indices]
+    weights = [_product(own, like=axes[0].weights, n=len(at[0])) for own in parts]
+    nearest = labels[tuple(axis.nearest[own] for axis, own in zip(axes, at, strict=True))]
+    one, other = found[0], found[0]
+    for label in reversed(found):
+        other = torch.where(label == one, other, label)
+    score, rest = torch.zeros_like(weights[0]), torch.zeros_like(weights[0])
+    are_two = torch.ones_like(one, dtype=torch.bool)
+    for label, weight in zip(found, weights, strict=True):
+        is_one = label == one
+        are_two &= is_one | (label == other)
+        score += torch.where(is_one, weight, 0.0)
+        rest += torch.where(is_one, 0.0, weight)
+    lead = score.clamp_(max=1.0) - rest.clamp_(max=1.0)  # skimage clips to the indicator's range
+    winner = torch.where(lead == 0, nearest, torch.where(lead > 0, one, other))
+    more = torch.nonzero(~are_two).squeeze(1)
+    if len(more):
+        winner[more] = _among_many(
+            torch.stack(found)[:, more], torch.stack(weights)[:, more], nearest[more]
+        )
+    return winner
+
+
+def _product(parts: Sequence[torch.Tensor], like: torch.Tensor, n: int) -> torch.Tensor:
+    """In order; ones where there is nothing to multiply."""
+    found = parts[0] if parts else like.new_ones(n)
+    for part in parts[1:]:
+        found = found * part
+    return found
+
+
+def _among_many(
+    found: torch.Tensor, weights: torch.Tensor, nearest: torch.Tensor
+) -> torch.Tensor:  # fmt: skip
+    """The winners where cells hold any number of labels.
+
+    Args:
+        found, weights: (corner, sample) labels, and float64.
+        nearest: (sample,) the nearest voxel's label.
+    """
+    scores = torch.zeros_like(weights)
     for label, score in zip(found, scores, strict=True):
         for other, weight in zip(found, weights, strict=True):
             score += torch.where(label == other, weight, 0.0)
-    scores.clamp_(max=1.0)  # skimage clips to the indicator's own range
-    labels_here = torch.stack(found)
+    scores.clamp_(max=1.0)
     best = scores == scores.amax(dim=0)
-    winner = torch.where(best, labels_here, labels_here.max()).amin(dim=0)
-    nearest = labels[tuple(axis.nearest[own] for axis, own in zip(axes, at, strict=True))]
-    nearest_wins = ((labels_here == nearest) & best).any(dim=0)
-    return torch.where(nearest_wins, nearest, winner)
+    winner = torch.where(best, found, found.max()).amin(dim=0)
+    return torch.where(((found == nearest) & best).any(dim=0), nearest, winner)
