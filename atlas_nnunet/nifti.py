@@ -63,16 +63,12 @@ class Nifti:
     def __init__(self, stream: BinaryIO, where: str) -> None:
         self.where = where
         try:
-            magic = stream.read(2)
-            if not magic:
-                raise EOFError("the file is empty")
-            stream.seek(0)
-            self._stream = igzip.IGzipFile(fileobj=stream) if magic == GZIP_MAGIC else stream
+            self._stream = unpacked(stream)
             header = nib.Nifti1Header.from_fileobj(self._stream)
             slope, intercept = header.get_slope_inter()
             self._stream.seek(int(header.get_data_offset()))
         except UNREADABLE as error:
-            raise _unreadable(error, where) from error
+            raise unreadable(error, where) from error
         shape = tuple(int(n) for n in header.get_data_shape())
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
@@ -111,17 +107,9 @@ class Nifti:
         Raises:
             SourceError: the file ends early, or its checksum is wrong.
         """
-        left = int(np.prod(self.shape)) * self.dtype.itemsize
-        step = PIECE_BYTES // self.dtype.itemsize * self.dtype.itemsize
-        try:
-            while left:
-                data = _read_all(self._stream, min(step, left))
-                left -= len(data)
-                yield np.frombuffer(data, self.dtype)
-            while self._stream.read(PIECE_BYTES):  # to the end, where gzip keeps its checksum
-                pass
-        except UNREADABLE as error:
-            raise _unreadable(error, self.where) from error
+        step = PIECE_BYTES // self.dtype.itemsize
+        count = int(np.prod(self.shape))
+        yield from stored_values(self._stream, self.dtype, count, step, self.where)
 
     def scaled(self, stored: np.ndarray) -> np.ndarray:
         """Values as the header means them; the same array where it says nothing."""
@@ -146,7 +134,38 @@ def grid_of(shape: tuple[int, ...], affine: np.ndarray, where: str) -> Grid:
     return grid
 
 
-def _unreadable(error: Exception, where: str) -> SourceError:
+def unpacked(stream: BinaryIO) -> Any:
+    """The same stream, or what is in it where it is gzip; at its first byte.
+
+    Raises:
+        EOFError: it is empty.
+    """
+    magic = stream.read(2)
+    if not magic:
+        raise EOFError("the file is empty")
+    stream.seek(0)
+    return igzip.IGzipFile(fileobj=stream) if magic == GZIP_MAGIC else stream
+
+
+def stored_values(
+    stream: Any, dtype: np.dtype, count: int, step: int, where: str
+) -> Iterator[np.ndarray]:
+    """The next `count` values of a stream, 1-D, `step` at a time.
+
+    Raises:
+        SourceError: it ends early, or its checksum is wrong.
+    """
+    try:
+        for first in range(0, count, step):
+            data = _read_all(stream, min(step, count - first) * dtype.itemsize)
+            yield np.frombuffer(data, dtype)
+        while stream.read(PIECE_BYTES):  # to the end, where gzip keeps its checksum
+            pass
+    except UNREADABLE as error:
+        raise unreadable(error, where) from error
+
+
+def unreadable(error: Exception, where: str) -> SourceError:
     return SourceError(
         f"cannot be read as NIfTI: {error}", where=where, do="fetch the file again"
     )  # fmt: skip

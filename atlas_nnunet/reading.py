@@ -1,0 +1,221 @@
+"""Images and label maps as nnU-Net's reader classes hand them out, in less time and memory.
+
+NIfTI for the readers in TURNED is streamed by us, piece by piece: the same numbers, header words
+and order in memory (sums depend on it) as the stock class gives (imageio/nibabel_reader_writer.py,
+nnunetv2 2.8.1; nibabel's own functions decide on header, scaling and orientation). Every other
+reader and format goes through the stock class. Inside nnU-Net arrays are (channel, z, y, x).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.orientations import OrientationError
+
+from atlas_nnunet.errors import LabelMapError, SourceError
+from atlas_nnunet.images import check_finite
+from atlas_nnunet.nifti import UNREADABLE, ErrorKinds, unreadable
+from atlas_nnunet.reoriented import Volume, volume_of
+
+Properties = dict[str, Any]
+
+TURNED = {"NibabelIO": False, "NibabelIOWithReorient": True}  # whether axes are brought to RAS
+STREAMED = (nib.Nifti1Image, nib.Nifti2Image)
+# What stock's readers raise of input they do not take: asserts, and RuntimeErrors without words.
+REFUSALS: ErrorKinds = (AssertionError, RuntimeError, OrientationError, *UNREADABLE)
+
+
+def read_images(reader: str, files: Sequence[Path]) -> tuple[np.ndarray, Properties]:
+    """A case's images, as `read_images` of nnU-Net's reader class.
+
+    Args:
+        reader: Name of the class.
+        files: One a channel.
+
+    Returns:
+        (channel, z, y, x) float32, and the class's properties (spacing, affines).
+
+    Raises:
+        SourceError: a file is missing, broken or not 3-D, channels differ in shape or spacing, or
+            a voxel is NaN or infinite: stock goes on with those, and no statistics survive them.
+    """
+    volumes = _headers(reader, files)
+    if volumes is None:
+        images, properties = _stock(reader, files)
+        check_finite(images, _names(files))
+        return images, properties
+    properties = _properties(reader, volumes)
+    storage = np.empty((len(volumes), *volumes[0].proxy.shape[::-1]), np.float32)
+    for channel, volume in zip(storage, volumes, strict=True):
+        inlet = volume.inlet(channel)
+        for planes, values in volume.slabs():
+            with np.errstate(over="ignore"):  # of a float64: then it is infinite, and refused
+                inlet[planes] = values
+            if values.dtype.kind == "f":
+                check_finite(inlet[planes], str(volume.path))
+    return volumes[0].handed_out(storage), properties
+
+
+def read_labels(reader: str, file: Path) -> tuple[np.ndarray, Properties]:
+    """A label map, as `read_seg` of nnU-Net's reader class, but integers.
+
+    Returns:
+        (1, z, y, x) int16, or int32 where values do not fit; equal to stock's float32 in value.
+
+    Raises:
+        SourceError: the file is missing, broken or not 3-D.
+        LabelMapError: a value is no integer, which nnU-Net would cut to another label.
+    """
+    volumes = _headers(reader, [file])
+    if volumes is None:
+        labels, properties = _stock(reader, [file])
+        return _whole(labels, file), properties
+    volume = volumes[0]
+    storage = np.empty((1, *volume.proxy.shape[::-1]), np.int16)
+    for planes, values in volume.slabs():
+        whole = _whole(values, file)
+        if whole.dtype.itemsize > storage.dtype.itemsize:
+            storage = storage.astype(whole.dtype)
+        volume.inlet(storage[0])[planes] = whole
+    return volume.handed_out(storage), _properties(reader, volumes)
+
+
+def header_shape(files: Sequence[Path]) -> tuple[int, ...]:
+    """What the first file's header says of its shape, in the file's order of axes; no voxel read.
+
+    Raises:
+        SourceError: it is missing or has no header that we know.
+    """
+    path = files[0]
+    try:
+        if path.name.endswith((".nii", ".nii.gz")):
+            image: Any = nib.load(path)
+            return tuple(int(n) for n in image.shape)
+        import SimpleITK as sitk
+
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    except REFUSALS as error:
+        raise _refused(_last_line(error), [path]) from error
+    parts = reader.GetNumberOfComponents()
+    return (*reader.GetSize(), *([parts] if parts > 1 else []))
+
+
+def _headers(reader: str, files: Sequence[Path]) -> list[Volume] | None:
+    """Headers of what we stream ourselves; None where the stock class is to read.
+
+    Raises:
+        SourceError: a file has no header, or is not 3-D.
+    """
+    if reader not in TURNED or not files:
+        return None
+    volumes = []
+    for path in files:
+        try:
+            image: Any = nib.load(path)
+            _check_volume(image, path, reader)
+            proxy = image.dataobj
+            if not (type(image) in STREAMED and isinstance(proxy, ArrayProxy)):
+                return None
+            if proxy.dtype.kind not in "iuf" or proxy.dtype.itemsize > 8:
+                return None
+            volumes.append(volume_of(path, image, to_ras=TURNED[reader]))
+        except UNREADABLE as error:
+            raise unreadable(error, str(path)) from error
+    # Stock's order in memory follows the channels' orientation, where they have one.
+    return volumes if all((v.turn == volumes[0].turn).all() for v in volumes) else None
+
+
+def _check_volume(image: Any, path: Path, reader: str) -> None:
+    if len(image.shape) != 3:
+        raise SourceError(
+            f"{len(image.shape)}-D, shape {image.shape}; {reader} takes 3-D volumes",
+            where=str(path), do="split it into one file a channel or time point",
+        )  # fmt: skip
+
+
+def _properties(reader: str, volumes: Sequence[Volume]) -> Properties:
+    """The dictionary of stock's class, by its own comparisons of the channels.
+
+    Raises:
+        SourceError: channels differ in shape or spacing.
+    """
+    first, files = volumes[0], [v.path for v in volumes]
+    for what, of in _COMPARED.items():
+        values = [of(v) for v in volumes]
+        if not all(np.shape(v) == np.shape(values[0]) for v in values) or not all(
+            np.allclose(values[0], v) for v in values
+        ):
+            raise _refused(f"channels differ in {what}: {values}", files)
+    if not all(np.allclose(first.affine_out, v.affine_out) for v in volumes):
+        print(f"note: channels with different affines, read as one grid: {_names(files)}")
+    header = {"original_affine": first.affine}
+    if TURNED[reader]:
+        header["reoriented_affine"] = first.affine_out
+    return {"nibabel_stuff": header, "spacing": first.spacing_mm}
+
+
+_COMPARED: dict[str, Callable[[Volume], Any]] = {
+    "shape": lambda v: v.shape_out, "spacing": lambda v: v.spacing_mm,
+}  # fmt: skip
+
+
+def _whole(values: np.ndarray, file: Path) -> np.ndarray:
+    """Values as int16, or as int32 where they do not fit."""
+    if np.can_cast(values.dtype, np.int16):
+        return values.astype(np.int16, copy=False)
+    read = values.astype(np.float32, copy=False)  # as stock
+    with np.errstate(invalid="ignore"):
+        short = read.astype(np.int16)
+        if (short == read).all():
+            return short
+        whole = read.astype(np.int32)
+    off = whole != read
+    if off.any():
+        value = float(read[off].flat[0])
+        cut = f"nnU-Net would cut it to {int(value)}: " if np.isfinite(value) else ""
+        raise LabelMapError(
+            f"{value:.9g} is not a label", where=str(file),
+            do=f"{cut}round the label map to integers, or take it through atlas-nnunet convert",
+        )  # fmt: skip
+    return whole
+
+
+def _stock(reader: str, files: Sequence[Path]) -> tuple[np.ndarray, Properties]:
+    """Through nnU-Net's own class.
+
+    Raises:
+        SourceError: in its words, which it prints where it raises without any.
+    """
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+
+    kind = recursive_find_reader_writer_by_name(reader)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            images, properties = kind().read_images([str(path) for path in files])
+    except REFUSALS as error:
+        words = _last_line(error) or " ".join(printed.getvalue().split())
+        raise _refused(f"{reader} does not take it: {words}", files) from error
+    print(printed.getvalue(), end="")
+    return images, properties
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]
+
+
+def _names(files: Sequence[Path]) -> str:
+    return ", ".join(map(str, files))
+
+
+def _refused(what: str, files: Sequence[Path]) -> SourceError:
+    return SourceError(what, where=_names(files), do="mend the files, or leave the case out")
