@@ -68,7 +68,7 @@ class Volume:
             for first, stored in zip(range(0, k, n), values, strict=True):
                 if self.is_scaled:
                     stored = apply_read_scaling(stored, self.proxy.slope, self.proxy.inter)
-                yield slice(first, min(k, first + n)), stored.reshape(-1, j, i)
+                yield slice(first, first + n), stored.reshape(-1, j, i)
 
     def inlet(self, channel: np.ndarray) -> np.ndarray:
         """A view of (k, j, i) storage where the file's planes go, turned as what is handed out."""

@@ -203,7 +203,7 @@ def test_labels_are_integers_or_refused_by_value(tmp_path, monkeypatch, reader):
     path = save(tmp_path / "scaled.nii.gz", array, slope=1.00019837, inter=0)
     with pytest.raises(LabelMapError, match=r"1\.00019\d+ is not a label[^$]*cut it to 1:"):
         read_labels(reader, path)
-    for strange in (np.nan, np.inf, 0.5, 3e9):
+    for strange in (np.nan, np.inf, 0.5, -0.5, 3e9):
         broken = array.astype(np.float32)
         broken[2, 2, 2] = strange
         with pytest.raises(LabelMapError, match="not a label"):
@@ -212,10 +212,11 @@ def test_labels_are_integers_or_refused_by_value(tmp_path, monkeypatch, reader):
 
 @pytest.mark.parametrize("reader", TURNED)
 def test_what_cannot_be_read_is_refused_by_name(tmp_path, reader):
-    whole = save(tmp_path / "a.nii.gz", numbers("int16", shape=(20, 20, 20)))
-    assert header_shape([whole]) == (20, 20, 20)
+    whole = save(tmp_path / "a.nii.gz", numbers("int16", shape=(90, 90, 90)))
+    assert header_shape([whole]) == (90, 90, 90)
     data = whole.read_bytes()
-    for bad in (data[:-300], data[:-2], data[:40], b"", b"no image" * 99):
+    checksum = data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
+    for bad in (data[:-300], data[:-2], checksum, data[:40], b"", b"no image" * 99):
         whole.write_bytes(bad)
         for read in (lambda: read_images(reader, [whole]), lambda: read_labels(reader, whole)):
             with pytest.raises(SourceError) as caught:
@@ -259,6 +260,14 @@ def test_other_readers_and_formats_are_stocks_own(tmp_path, ending):
         labels, _ = read_labels(reader, files[0])
         assert np.array_equal(labels, stock(reader, files[:1])[0])
     assert header_shape(files) == SHAPE
+    strange = array.astype(np.float32)
+    strange[1, 2, 3] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(strange), files[1])
+    if ending == ".nii.gz":  # ITK's NIfTI reader makes it 0
+        assert_read_as_stock("SimpleITKIO", files[1:])
+    else:
+        with pytest.raises(SourceError, match="1 voxels"):
+            read_images("SimpleITKIO", files[1:])
     sitk.WriteImage(sitk.GetImageFromArray(array[1:]), files[1])
     with pytest.raises(SourceError, match="same shape") as caught:
         read_images("SimpleITKIO", files)
