@@ -21,7 +21,7 @@ from nibabel.orientations import OrientationError
 
 from atlas_nnunet.errors import LabelMapError, SourceError
 from atlas_nnunet.images import check_finite
-from atlas_nnunet.nifti import UNREADABLE, ErrorKinds, unreadable
+from atlas_nnunet.nifti import PIECE_BYTES, UNREADABLE, ErrorKinds, unreadable
 from atlas_nnunet.reoriented import Volume, volume_of
 
 Properties = dict[str, Any]
@@ -93,20 +93,43 @@ def header_shape(files: Sequence[Path]) -> tuple[int, ...]:
     Raises:
         SourceError: it is missing or has no header that we know.
     """
-    path = files[0]
+    return _header(files[0])[0]
+
+
+def peak_bytes(reader: str, files: Sequence[Path]) -> int:
+    """The most memory that `read_images` takes, its result included; by headers alone.
+
+    Raises:
+        SourceError: a file is missing or has no header that we know.
+    """
+    shape, item = _header(files[0])
+    voxels, channels = int(np.prod(shape)), len(files)
+    volumes = _headers(reader, files)
+    if volumes is not None:
+        of_a_voxel = 2 * item + 7 + (24 if any(v.is_scaled for v in volumes) else 0)
+        piece = max(PIECE_BYTES // item, int(np.prod(shape[:2]))) * of_a_voxel
+        return 4 * channels * voxels + piece
+    if reader in TURNED:
+        item = 8  # nibabel's float64
+    return (4 * channels + item * (channels + 1)) * voxels
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], int]:
+    """Shape in the file's order of axes, parts of a voxel last; and bytes of a part."""
     try:
         if path.name.endswith((".nii", ".nii.gz")):
             image: Any = nib.load(path)
-            return tuple(int(n) for n in image.shape)
+            return tuple(int(n) for n in image.shape), image.get_data_dtype().itemsize
         import SimpleITK as sitk
 
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
+        one = sitk.Image([1] * reader.GetDimension(), reader.GetPixelID())
     except REFUSALS as error:
         raise _refused(_last_line(error), [path]) from error
     parts = reader.GetNumberOfComponents()
-    return (*reader.GetSize(), *([parts] if parts > 1 else []))
+    return (*reader.GetSize(), *([parts] if parts > 1 else [])), one.GetSizeOfPixelComponent()
 
 
 def _headers(reader: str, files: Sequence[Path]) -> list[Volume] | None:
