@@ -111,7 +111,8 @@ def peak_bytes(reader: str, files: Sequence[Path]) -> int:
         return 4 * channels * voxels + piece
     if reader in TURNED:
         item = 8  # nibabel's float64
-    return (4 * channels + item * (channels + 1)) * voxels
+    # Each channel as an array, one more as the reader's own image and while it is decoded.
+    return (4 * channels + item * (channels + 2)) * voxels
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], int]:

@@ -82,14 +82,14 @@ def ours(space, name):
 
 
 def write_case(folder, case, channels, foreground, seed, ending=".nii.gz"):
-    """Images with zeros around and a hole; `foreground` voxels of the mask are set."""
+    """Images with zeros at two faces and a hole; `foreground` voxels of the mask are set."""
     rng = np.random.default_rng(seed)
     affine = AFFINES[seed % 2]
-    mask = np.zeros(SHAPE, np.uint8)
+    mask = -(rng.random(SHAPE) < 0.1).astype(np.int16)  # below zero is no foreground either
     mask.flat[rng.permutation(mask.size)[: int(foreground * mask.size)]] = rng.integers(1, 4)
     for channel in range(channels):
         image = rng.normal(40, 300, SHAPE).astype(np.int16 if seed % 3 else np.float32)
-        image[:1] = 0
+        image[: (seed + channel) % 3] = 0
         image[..., -1:] = 0
         image[3, 3, 3] = 0
         nib.save(nib.Nifti1Image(image, affine), folder / f"imagesTr/{case}_{channel:04d}{ending}")
