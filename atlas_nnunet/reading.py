@@ -1,9 +1,10 @@
 """Images and label maps as nnU-Net's reader classes hand them out, in less time and memory.
 
 NIfTI for the readers in TURNED is streamed by us, piece by piece: the same numbers, header words
-and order in memory (sums depend on it) as the stock class gives (imageio/nibabel_reader_writer.py,
-nnunetv2 2.8.1; nibabel's own functions decide on header, scaling and orientation). Every other
-reader and format goes through the stock class. Inside nnU-Net arrays are (channel, z, y, x).
+and order in memory (sums depend on it) as the stock class gives (imageio/nibabel_reader_writer.py
+and simpleitk_reader_writer.py, nnunetv2 2.8.1; nibabel's and ITK's own functions decide on header,
+scaling and orientation). Every other reader and format goes through the stock class. Inside
+nnU-Net arrays are (channel, z, y, x).
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from nibabel.orientations import OrientationError
 
 from atlas_nnunet.errors import LabelMapError, SourceError
 from atlas_nnunet.images import check_finite
+from atlas_nnunet.itkheader import itk_header, itk_properties, same_grid
 from atlas_nnunet.nifti import PIECE_BYTES, UNREADABLE, ErrorKinds, unreadable
 from atlas_nnunet.reoriented import Volume, volume_of
 
 Properties = dict[str, Any]
 
-TURNED = {"NibabelIO": False, "NibabelIOWithReorient": True}  # whether axes are brought to RAS
+ITK = "SimpleITKIO"
+# Readers of NIfTI, and whether axes are brought to RAS.
+TURNED = {"NibabelIO": False, "NibabelIOWithReorient": True, ITK: False}
 STREAMED = (nib.Nifti1Image, nib.Nifti2Image)
 # What stock's readers raise of input they do not take: asserts, and RuntimeErrors without words.
 REFUSALS: ErrorKinds = (AssertionError, RuntimeError, OrientationError, *UNREADABLE)
@@ -46,18 +50,20 @@ def read_images(reader: str, files: Sequence[Path]) -> tuple[np.ndarray, Propert
         SourceError: a file is missing, broken or not 3-D, channels differ in shape or spacing, or
             a voxel is NaN or infinite: stock goes on with those, and no statistics survive them.
     """
-    volumes = _headers(reader, files)
-    if volumes is None:
+    found = _headers(reader, files)
+    if found is None:
         images, properties = _stock(reader, files)
         check_finite(images, _names(files))
         return images, properties
-    properties = _properties(reader, volumes)
+    volumes, properties = found
     storage = np.empty((len(volumes), *volumes[0].proxy.shape[::-1]), np.float32)
     for channel, volume in zip(storage, volumes, strict=True):
         inlet = volume.inlet(channel)
         for planes, values in volume.slabs():
             with np.errstate(over="ignore"):  # of a float64: then it is infinite, and refused
                 inlet[planes] = values
+            if values.dtype.kind == "f" and reader == ITK:
+                inlet[planes][~np.isfinite(values)] = 0  # as niftilib does
             if values.dtype.kind == "f":
                 check_finite(inlet[planes], str(volume.path))
     return volumes[0].handed_out(storage), properties
@@ -73,18 +79,18 @@ def read_labels(reader: str, file: Path) -> tuple[np.ndarray, Properties]:
         SourceError: the file is missing, broken or not 3-D.
         LabelMapError: a value is no integer, which nnU-Net would cut to another label.
     """
-    volumes = _headers(reader, [file])
-    if volumes is None:
+    found = _headers(reader, [file])
+    if found is None:
         labels, properties = _stock(reader, [file])
         return _whole(labels, file), properties
-    volume = volumes[0]
+    (volume,), properties = found
     storage = np.empty((1, *volume.proxy.shape[::-1]), np.int16)
     for planes, values in volume.slabs():
         whole = _whole(values, file)
         if whole.dtype.itemsize > storage.dtype.itemsize:
             storage = storage.astype(whole.dtype)
         volume.inlet(storage[0])[planes] = whole
-    return volume.handed_out(storage), _properties(reader, volumes)
+    return volume.handed_out(storage), properties
 
 
 def header_shape(files: Sequence[Path]) -> tuple[int, ...]:
@@ -104,12 +110,12 @@ def peak_bytes(reader: str, files: Sequence[Path]) -> int:
     """
     shape, item = _header(files[0])
     voxels, channels = int(np.prod(shape)), len(files)
-    volumes = _headers(reader, files)
-    if volumes is not None:
-        of_a_voxel = 2 * item + 7 + (24 if any(v.is_scaled for v in volumes) else 0)
+    found = _headers(reader, files)
+    if found is not None:
+        of_a_voxel = 2 * item + 7 + (24 if any(v.is_scaled for v in found[0]) else 0)
         piece = max(PIECE_BYTES // item, int(np.prod(shape[:2]))) * of_a_voxel
         return 4 * channels * voxels + piece
-    if reader in TURNED:
+    if reader in TURNED and reader != ITK:
         item = 8  # nibabel's float64
     # Each channel as an array, one more as the reader's own image and while it is decoded.
     return (4 * channels + item * (channels + 2)) * voxels
@@ -133,29 +139,50 @@ def _header(path: Path) -> tuple[tuple[int, ...], int]:
     return (*reader.GetSize(), *([parts] if parts > 1 else [])), one.GetSizeOfPixelComponent()
 
 
-def _headers(reader: str, files: Sequence[Path]) -> list[Volume] | None:
-    """Headers of what we stream ourselves; None where the stock class is to read.
+def _headers(reader: str, files: Sequence[Path]) -> tuple[list[Volume], Properties] | None:
+    """Headers of what we stream ourselves, and the reader's properties; None where the stock class
+    is to read.
 
     Raises:
-        SourceError: a file has no header, or is not 3-D.
+        SourceError: a file has no header, is not 3-D, or channels differ in shape or spacing.
     """
     if reader not in TURNED or not files:
         return None
-    volumes = []
+    volumes, itk = [], []
     for path in files:
+        if reader == ITK and not path.name.endswith((".nii", ".nii.gz")):
+            return None
         try:
             image: Any = nib.load(path)
-            _check_volume(image, path, reader)
-            proxy = image.dataobj
-            if not (type(image) in STREAMED and isinstance(proxy, ArrayProxy)):
+            if reader != ITK:
+                _check_volume(image, path, reader)
+            if not _is_plain(image):
                 return None
-            if proxy.dtype.kind not in "iuf" or proxy.dtype.itemsize > 8:
-                return None
+            if reader == ITK and (header := itk_header(path, image)):
+                itk.append(header)
             volumes.append(volume_of(path, image, to_ras=TURNED[reader]))
         except UNREADABLE as error:
             raise unreadable(error, str(path)) from error
+    if reader == ITK:
+        same_shape = len({v.proxy.shape for v in volumes}) == 1
+        is_sure = len(itk) == len(volumes) and same_shape and same_grid(itk)
+        return (volumes, itk_properties(itk[0])) if is_sure else None
     # Stock's order in memory follows the channels' orientation, where they have one.
-    return volumes if all((v.turn == volumes[0].turn).all() for v in volumes) else None
+    if not all((v.turn == volumes[0].turn).all() for v in volumes):
+        return None
+    return volumes, _properties(reader, volumes)
+
+
+def _is_plain(image: Any) -> bool:
+    """A 3-D volume of numbers in one file."""
+    proxy = image.dataobj
+    return (
+        type(image) in STREAMED
+        and isinstance(proxy, ArrayProxy)
+        and len(image.shape) == 3
+        and proxy.dtype.kind in "iuf"
+        and proxy.dtype.itemsize <= 8
+    )
 
 
 def _check_volume(image: Any, path: Path, reader: str) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/fingerprint.py [--repeat 3] [--map LABELS.nii.gz] [--reader SimpleITKIO]
 
 Each way works in a process of its own with one thread, and is charged its CPU time and the memory
-that it takes beyond its imports. Ours also hashes the files and writes its record. The numbers drawn
+that it takes beyond its imports. Ours also hashes the files and writes its record. Numbers drawn
 are compared; a difference is a failure, whatever the speed. Then a case is added to four.
 """
 
