@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def read_images(reader: str, files: Sequence[Path]) -> tuple[np.ndarray, Propert
 
     Raises:
         SourceError: a file is missing, broken or not 3-D, channels differ in shape or spacing, or
-            a voxel is NaN or infinite: stock goes on with those, and no statistics survive them.
+            a voxel is NaN or infinite, which no statistics survive (ITK reads 0 in a NIfTI).
     """
     found = _headers(reader, files)
     if found is None:
@@ -59,11 +59,9 @@ def read_images(reader: str, files: Sequence[Path]) -> tuple[np.ndarray, Propert
     storage = np.empty((len(volumes), *volumes[0].proxy.shape[::-1]), np.float32)
     for channel, volume in zip(storage, volumes, strict=True):
         inlet = volume.inlet(channel)
-        for planes, values in volume.slabs():
+        for planes, values in _slabs(reader, volume):
             with np.errstate(over="ignore"):  # of a float64: then it is infinite, and refused
                 inlet[planes] = values
-            if values.dtype.kind == "f" and reader == ITK:
-                inlet[planes][~np.isfinite(values)] = 0  # as niftilib does
             if values.dtype.kind == "f":
                 check_finite(inlet[planes], str(volume.path))
     return volumes[0].handed_out(storage), properties
@@ -85,12 +83,20 @@ def read_labels(reader: str, file: Path) -> tuple[np.ndarray, Properties]:
         return _whole(labels, file), properties
     (volume,), properties = found
     storage = np.empty((1, *volume.proxy.shape[::-1]), np.int16)
-    for planes, values in volume.slabs():
+    for planes, values in _slabs(reader, volume):
         whole = _whole(values, file)
         if whole.dtype.itemsize > storage.dtype.itemsize:
             storage = storage.astype(whole.dtype)
         volume.inlet(storage[0])[planes] = whole
     return volume.handed_out(storage), properties
+
+
+def _slabs(reader: str, volume: Volume) -> Iterator[tuple[slice, np.ndarray]]:
+    """`Volume.slabs`; ITK's NIfTI library puts 0 for NaN and infinity."""
+    for planes, values in volume.slabs():
+        if reader == ITK and values.dtype.kind == "f":
+            values[~np.isfinite(values)] = 0
+        yield planes, values
 
 
 def header_shape(files: Sequence[Path]) -> tuple[int, ...]:

@@ -287,6 +287,9 @@ def test_itks_reader_of_nifti_of_every_type(tmp_path, by_stock, ending):
     strange = numbers("float32")
     strange[0, 0, :3] = np.nan, np.inf, -np.inf
     assert (assert_read_as_stock(ITK, [save(path, strange, affine)])[0, :3, 0, 0] == 0).all()
+    strange[np.isfinite(strange)] = 2
+    labels, _ = read_labels(ITK, save(path, strange, affine))
+    assert np.array_equal(labels, stock(ITK, [path])[0])
 
 
 def test_channels_by_itks_reader(tmp_path, by_stock):
