@@ -6,7 +6,7 @@ import argparse
 import math
 import zlib
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -99,6 +99,25 @@ def map_cases(
     need = _checked_need(jobs, workers, need_bytes)
     outcomes = _outcomes(partial(attempt, work), jobs, workers, describe, need)
     return collect(outcomes, jobs, describe, shown=shown)
+
+
+def estimates(
+    need_bytes: Callable[[Job], int], jobs: Mapping[str, Job], workers: Workers, process_bytes: int
+) -> dict[str, int]:
+    """What a stage expects of the memory of each case's worker, where it is wanted.
+
+    Args:
+        need_bytes: A case's own; where its header cannot be read it counts as nothing, for its
+            work will refuse it.
+        jobs: By case.
+        workers: Whether a budget is set.
+        process_bytes: What a worker takes before its first case.
+    """
+    found: dict[str, int] = {}
+    for case, job in jobs.items() if workers.memory_gb is not None else ():
+        with suppress(AtlasError):
+            found[case] = process_bytes + need_bytes(job)
+    return found
 
 
 def collect(

@@ -160,6 +160,11 @@ def has_regions(dataset_json: Mapping[str, Any]) -> bool:
     return any(isinstance(v, list | tuple) and len(v) > 1 for v in dataset_json["labels"].values())
 
 
+def channel_names(dataset_json: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the image channels, in order; "modality" in data sets of nnU-Net v1."""
+    return tuple((dataset_json.get("channel_names") or dataset_json["modality"]).values())
+
+
 def network_spec(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> NetworkSpec:
@@ -178,7 +183,7 @@ def network_spec(
             where=str(plans.get("plans_name", "plans")),
             do="plan again with nnunetv2 >= 2.4: atlas-nnunet plan DATASET",
         )
-    channels = list((dataset_json.get("channel_names") or dataset_json["modality"]).values())
+    channels = list(channel_names(dataset_json))
     if "previous_stage" in config:
         values = [v for k, v in dataset_json["labels"].items() if k not in ("background", "ignore")]
         codes = {c for v in values for c in (v if isinstance(v, list | tuple) else [v])}

@@ -21,10 +21,10 @@ class RawCase:
 
 
 def raw_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, RawCase]:
-    """The training cases of a raw data set, by identifier, sorted.
+    """The training cases of a raw data set, by identifier, in nnU-Net's order.
 
-    As `get_filenames_of_train_images_and_targets` (utilities/utils.py, nnunetv2 2.8.1), with the
-    optional list "dataset" of a dataset.json.
+    As `get_filenames_of_train_images_and_targets` (utilities/utils.py, nnunetv2 2.8.1): sorted, or
+    as the optional list "dataset" of a dataset.json has them.
 
     Raises:
         PlanError: a case has no mask, or not one file a channel.
@@ -52,7 +52,7 @@ def raw_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, RawCas
             where=str(folder),
             do="convert the data set again, or remove these cases",
         )
-    return dict(sorted(found.items()))
+    return found
 
 
 def channel_files(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:

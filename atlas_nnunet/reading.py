@@ -1,16 +1,18 @@
 """Images and label maps as nnU-Net's reader classes hand them out, in less time and memory.
 
 NIfTI for the readers in TURNED is streamed by us, piece by piece: the same numbers, header words
-and order in memory (sums depend on it) as the stock class gives (imageio/nibabel_reader_writer.py,
-nnunetv2 2.8.1; nibabel's own functions decide on header, scaling and orientation). Every other
-reader and format goes through the stock class. Inside nnU-Net arrays are (channel, z, y, x).
+and order in memory (sums depend on it) as the stock class gives (imageio/nibabel_reader_writer.py
+and simpleitk_reader_writer.py, nnunetv2 2.8.1; nibabel's and ITK's own functions decide on header,
+scaling and orientation). Every other reader and format goes through the stock class. Inside
+nnU-Net arrays are (channel, z, y, x).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,15 @@ from nibabel.orientations import OrientationError
 
 from atlas_nnunet.errors import LabelMapError, SourceError
 from atlas_nnunet.images import check_finite
-from atlas_nnunet.nifti import UNREADABLE, ErrorKinds, check_whole, unreadable
+from atlas_nnunet.itkheader import itk_header, itk_properties, same_grid
+from atlas_nnunet.nifti import PIECE_BYTES, UNREADABLE, ErrorKinds, check_whole, unreadable
 from atlas_nnunet.reoriented import Volume, volume_of
 
 Properties = dict[str, Any]
 
-TURNED = {"NibabelIO": False, "NibabelIOWithReorient": True}  # whether axes are brought to RAS
+ITK = "SimpleITKIO"
+# Readers of NIfTI, and whether axes are brought to RAS.
+TURNED = {"NibabelIO": False, "NibabelIOWithReorient": True, ITK: False}
 STREAMED = (nib.Nifti1Image, nib.Nifti2Image)
 # What stock's readers raise of input they do not take: asserts, and RuntimeErrors without words.
 REFUSALS: ErrorKinds = (AssertionError, RuntimeError, OrientationError, *UNREADABLE)
@@ -44,18 +49,18 @@ def read_images(reader: str, files: Sequence[Path]) -> tuple[np.ndarray, Propert
 
     Raises:
         SourceError: a file is missing, broken or not 3-D, channels differ in shape or spacing, or
-            a voxel is NaN or infinite: stock goes on with those, and no statistics survive them.
+            a voxel is NaN or infinite, which no statistics survive (ITK reads 0 in a NIfTI).
     """
-    volumes = _headers(reader, files)
-    if volumes is None:
+    found = _headers(reader, files)
+    if found is None:
         images, properties = _stock(reader, files)
         check_finite(images, _names(files))
         return images, properties
-    properties = _properties(reader, volumes)
+    volumes, properties = found
     storage = np.empty((len(volumes), *volumes[0].proxy.shape[::-1]), np.float32)
     for channel, volume in zip(storage, volumes, strict=True):
         inlet = volume.inlet(channel)
-        for planes, values in volume.slabs():
+        for planes, values in _slabs(reader, volume):
             with np.errstate(over="ignore"):  # of a float64: then it is infinite, and refused
                 inlet[planes] = values
             if values.dtype.kind == "f":
@@ -73,74 +78,132 @@ def read_labels(reader: str, file: Path) -> tuple[np.ndarray, Properties]:
         SourceError: the file is missing, broken or not 3-D.
         LabelMapError: a value is no integer, which nnU-Net would cut to another label.
     """
-    volumes = _headers(reader, [file])
-    if volumes is None:
+    found = _headers(reader, [file])
+    if found is None:
         labels, properties = _stock(reader, [file])
         return _whole(labels, file), properties
-    volume = volumes[0]
+    (volume,), properties = found
     storage = np.empty((1, *volume.proxy.shape[::-1]), np.int16)
-    for planes, values in volume.slabs():
+    for planes, values in _slabs(reader, volume):
         whole = _whole(values, file)
         if whole.dtype.itemsize > storage.dtype.itemsize:
             storage = storage.astype(whole.dtype)
         volume.inlet(storage[0])[planes] = whole
-    return volume.handed_out(storage), _properties(reader, volumes)
+    return volume.handed_out(storage), properties
 
 
-def header_shape(files: Sequence[Path]) -> tuple[int, ...]:
-    """What the first file's header says of its shape; see `header_grid`."""
-    return header_grid(files[0])[0]
+def _slabs(reader: str, volume: Volume) -> Iterator[tuple[slice, np.ndarray]]:
+    """`Volume.slabs`; ITK's NIfTI library puts 0 for NaN and infinity."""
+    for planes, values in volume.slabs():
+        if reader == ITK and values.dtype.kind == "f":
+            values[~np.isfinite(values)] = 0
+        yield planes, values
 
 
-def header_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """What a header says of shape and spacing, in the file's order of axes; no voxel read.
+@dataclass(frozen=True)
+class Header:
+    """What a header says, in the file's order of axes.
 
-    Returns:
-        Shape, a last number for components where a voxel has several; spacing of the first three
-        axes or fewer, in mm.
-
-    Raises:
-        SourceError: the file is missing or has no header that we know.
+    Attributes:
+        shape: Parts of a voxel last, where it has several.
+        spacing_mm: Of the first three axes, or fewer.
+        item_bytes: Of one part of a voxel.
     """
-    try:
-        if path.name.endswith((".nii", ".nii.gz")):
-            image: Any = nib.load(path)
-            zooms = image.header.get_zooms()[:3]
-            return tuple(int(n) for n in image.shape), tuple(float(z) for z in zooms)
-        import SimpleITK as sitk
 
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-    except REFUSALS as error:
-        raise _refused(_last_line(error), [path]) from error
-    parts = reader.GetNumberOfComponents()
-    return (*reader.GetSize(), *([parts] if parts > 1 else [])), reader.GetSpacing()[:3]
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    item_bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> Header:
+        """Without reading a voxel.
+
+        Raises:
+            SourceError: the file is missing or has no header that we know.
+        """
+        try:
+            if path.name.endswith((".nii", ".nii.gz")):
+                image: Any = nib.load(path)
+                zooms = tuple(float(z) for z in image.header.get_zooms()[:3])
+                shape = tuple(int(n) for n in image.shape)
+                return cls(shape, zooms, image.get_data_dtype().itemsize)
+            import SimpleITK as sitk
+
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            one = sitk.Image([1] * reader.GetDimension(), reader.GetPixelID())
+        except REFUSALS as error:
+            raise _refused(_last_line(error), [path]) from error
+        parts = reader.GetNumberOfComponents()
+        shape = (*reader.GetSize(), *([parts] if parts > 1 else []))
+        return cls(shape, tuple(reader.GetSpacing()[:3]), one.GetSizeOfPixelComponent())
 
 
-def _headers(reader: str, files: Sequence[Path]) -> list[Volume] | None:
-    """Headers of what we stream ourselves; None where the stock class is to read.
+def peak_bytes(reader: str, files: Sequence[Path]) -> int:
+    """The most memory that `read_images` takes, its result included; by headers alone.
 
     Raises:
-        SourceError: a file has no header, or is not 3-D.
+        SourceError: a file is missing or has no header that we know.
+    """
+    header = Header.of(files[0])
+    shape, item = header.shape, header.item_bytes
+    voxels, channels = int(np.prod(shape)), len(files)
+    found = _headers(reader, files)
+    if found is not None:
+        of_a_voxel = 2 * item + 7 + (24 if any(v.is_scaled for v in found[0]) else 0)
+        piece = max(PIECE_BYTES // item, int(np.prod(shape[:2]))) * of_a_voxel
+        return 4 * channels * voxels + piece
+    if reader in TURNED and reader != ITK:
+        item = 8  # nibabel's float64
+    # Each channel as an array, one more as the reader's own image and while it is decoded.
+    return (4 * channels + item * (channels + 2)) * voxels
+
+
+def _headers(reader: str, files: Sequence[Path]) -> tuple[list[Volume], Properties] | None:
+    """Headers of what we stream ourselves, and the reader's properties; None where the stock class
+    is to read.
+
+    Raises:
+        SourceError: a file has no header, is not 3-D, or channels differ in shape or spacing.
     """
     if reader not in TURNED or not files:
         return None
-    volumes = []
+    volumes, itk = [], []
     for path in files:
+        if reader == ITK and not path.name.endswith((".nii", ".nii.gz")):
+            return None
         try:
             image: Any = nib.load(path)
-            _check_volume(image, path, reader)
-            proxy = image.dataobj
-            if not (type(image) in STREAMED and isinstance(proxy, ArrayProxy)):
+            if reader != ITK:
+                _check_volume(image, path, reader)
+            if not _is_plain(image):
                 return None
-            if proxy.dtype.kind not in "iuf" or proxy.dtype.itemsize > 8:
-                return None
+            if reader == ITK and (header := itk_header(path, image)):
+                itk.append(header)
             volumes.append(volume_of(path, image, to_ras=TURNED[reader]))
         except UNREADABLE as error:
             raise unreadable(error, str(path)) from error
+    if reader == ITK:
+        same_shape = len({v.proxy.shape for v in volumes}) == 1
+        is_sure = len(itk) == len(volumes) and same_shape and same_grid(itk)
+        return (volumes, itk_properties(itk[0])) if is_sure else None
     # Stock's order in memory follows the channels' orientation, where they have one.
-    return volumes if all((v.turn == volumes[0].turn).all() for v in volumes) else None
+    if not all((v.turn == volumes[0].turn).all() for v in volumes):
+        return None
+    return volumes, _properties(reader, volumes)
+
+
+def _is_plain(image: Any) -> bool:
+    """A 3-D volume of numbers in one file."""
+    proxy = image.dataobj
+    return (
+        type(image) in STREAMED
+        and isinstance(proxy, ArrayProxy)
+        and len(image.shape) == 3
+        and proxy.dtype.kind in "iuf"
+        and proxy.dtype.itemsize <= 8
+    )
 
 
 def _check_volume(image: Any, path: Path, reader: str) -> None:

@@ -107,13 +107,15 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         return tuple(a for a in range(3) if a not in unsafe)
 
     def our_section(self, plans: Mapping[str, Any]) -> dict[str, Any]:
-        """What a plan of ours says beyond nnU-Net's: preset and training."""
+        """What a plan of ours says beyond nnU-Net's: preset, training, and of which data sets."""
         defaults = Training(
             schedule=self.default_schedule,
             mirror_axes=self.mirror_axes(list(plans["transpose_forward"])),
         )
         training = defaults.with_changes(self.settings)
-        return {"preset": self.preset_name, "training": training.as_json()}
+        section = {"preset": self.preset_name, "training": training.as_json()}
+        together = self.dataset_fingerprint.get(SECTION, {}).get("datasets")
+        return section | ({"planned_for": together} if together else {})
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Whole or not at all; what the plan says depends on nothing that was there before."""

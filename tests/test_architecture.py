@@ -18,7 +18,8 @@ STAGES = {
 VOCABULARY = {
     "pool", "cluster",
     "errors", "artefacts", "structures", "labelmap", "labelstatus", "registry", "geometry",
-    "images", "leakage", "nifti", "reoriented", "rawdata", "registry_laws", "execution", "progress",
+    "images", "itkheader", "leakage", "nifti", "reoriented", "rawdata", "registry_laws",
+    "execution", "progress",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
 # vocabulary <- {host, reading, kernels} <- volume <- {stages | training}

@@ -7,13 +7,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from atlas_nnunet import reoriented
+from atlas_nnunet import reading, reoriented
 from atlas_nnunet.errors import GeometryError, LabelMapError, SourceError
-from atlas_nnunet.reading import TURNED, header_shape, read_images, read_labels
+from atlas_nnunet.reading import ITK, TURNED, Header, read_images, read_labels
 
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
 
+NIBABEL = [name for name in TURNED if name != ITK]
 SHAPE = (4, 5, 6)  # (i, j, k)
 TYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64")
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
@@ -101,7 +102,7 @@ def with_affine(path, affine):
     return path
 
 
-@pytest.mark.parametrize("reader", TURNED)
+@pytest.mark.parametrize("reader", NIBABEL)
 def test_every_orientation(tmp_path, reader):
     assert len(ORIENTATIONS) == 48
     for number, (axes, signs) in enumerate(ORIENTATIONS):
@@ -113,7 +114,7 @@ def test_every_orientation(tmp_path, reader):
         assert strides(labels) == [s // 2 for s in strides(seen)]
 
 
-@pytest.mark.parametrize("reader", TURNED)
+@pytest.mark.parametrize("reader", NIBABEL)
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("dtype", TYPES)
 def test_every_type_scaled_or_not(tmp_path, monkeypatch, reader, ending, dtype):
@@ -126,7 +127,7 @@ def test_every_type_scaled_or_not(tmp_path, monkeypatch, reader, ending, dtype):
         assert_read_as_stock(reader, [path])
 
 
-@pytest.mark.parametrize("reader", TURNED)
+@pytest.mark.parametrize("reader", NIBABEL)
 def test_headers_that_disagree_with_themselves_are_read_as_stock_reads_them(tmp_path, reader):
     array = numbers("int16")
     image = nib.Nifti1Image(array, affine_of((1, 0, 2), (-1, 1, -1)))
@@ -155,7 +156,7 @@ def test_headers_that_disagree_with_themselves_are_read_as_stock_reads_them(tmp_
     assert_read_as_stock(reader, [flat])
 
 
-@pytest.mark.parametrize("reader", TURNED)
+@pytest.mark.parametrize("reader", NIBABEL)
 def test_several_channels(tmp_path, capsys, reader):
     affine = affine_of((2, 0, 1), (-1, 1, -1))
     files = [
@@ -183,7 +184,7 @@ def test_several_channels(tmp_path, capsys, reader):
     assert all(str(path) in caught.value.where for path in files[:2])
 
 
-@pytest.mark.parametrize("reader", TURNED)
+@pytest.mark.parametrize("reader", NIBABEL)
 def test_labels_are_integers_or_refused_by_value(tmp_path, monkeypatch, reader):
     monkeypatch.setattr(reoriented, "PIECE_BYTES", 100)
     array = numbers("uint8") % 33
@@ -210,10 +211,10 @@ def test_labels_are_integers_or_refused_by_value(tmp_path, monkeypatch, reader):
             read_labels(reader, save(path, broken))
 
 
-@pytest.mark.parametrize("reader", TURNED)
+@pytest.mark.parametrize("reader", NIBABEL)
 def test_what_cannot_be_read_is_refused_by_name(tmp_path, reader):
     whole = save(tmp_path / "a.nii.gz", numbers("int16", shape=(90, 90, 90)))
-    assert header_shape([whole]) == (90, 90, 90)
+    assert Header.of(whole).shape == (90, 90, 90)
     data = whole.read_bytes()
     checksum = data[:-8] + bytes([data[-8] ^ 1]) + data[-7:]
     for bad in (data[:-300], data[:-2], checksum, data[:40], b"", b"no image" * 99):
@@ -226,7 +227,7 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path, reader):
         with pytest.raises(SourceError):
             read_images(reader, [refused])
         with pytest.raises(SourceError):
-            header_shape([refused])
+            Header.of(refused)
     for shape in ((4, 5, 6, 1), (4, 5, 6, 2), (4, 5)):
         with pytest.raises(SourceError, match=f"{len(shape)}-D.*3-D"):
             read_images(reader, [save(whole, numbers("int16", shape=shape))])
@@ -240,6 +241,78 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path, reader):
             read_images(reader, [with_affine(whole, np.diag([1, 1, 0, 1]))])
         with pytest.raises(SourceError, match="cannot be read"):
             read_images(reader, [with_affine(whole, np.diag([1, 1, np.nan, 1]))])
+
+
+@pytest.fixture
+def by_stock(monkeypatch):
+    """Files that went through the stock class."""
+    seen = []
+    real = reading._stock
+    monkeypatch.setattr(reading, "_stock", lambda r, f: seen.extend(f) or real(r, f))
+    return seen
+
+
+def test_itks_reader_of_nifti_in_every_orientation(tmp_path, by_stock):
+    rotated = np.eye(4)
+    rotated[:3, :3] = np.linalg.qr(OBLIQUE[:3, :3])[0]
+    for number, (axes, signs) in enumerate(ORIENTATIONS):
+        for affine in (affine_of(axes, signs), rotated @ affine_of(axes, signs)):
+            path = save(tmp_path / f"{number}.nii.gz", numbers("int16"), affine)
+            seen = assert_read_as_stock(ITK, [path])
+            labels, _ = read_labels(ITK, path)
+            assert np.array_equal(labels, seen)
+            moved = affine_of(axes, signs)
+            image = nib.load(path)
+            image.set_qform(moved, 1)
+            image.set_sform(affine, 1)
+            nib.save(image, tmp_path / "forms.nii.gz")
+            assert_read_as_stock(ITK, [tmp_path / "forms.nii.gz"])
+    assert not by_stock
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_itks_reader_of_nifti_of_every_type(tmp_path, by_stock, ending):
+    affine = affine_of((1, 0, 2), (1, -1, 1))
+    for dtype in TYPES:
+        by_stock.clear()
+        for slope, inter in ((None, None), (0, 0), (1, 0), (0.5, 0), (1, -1024), (0, 7)):
+            path = save(tmp_path / f"a{ending}", numbers(dtype), affine, slope=slope, inter=inter)
+            assert_read_as_stock(ITK, [path])
+        assert len(by_stock) == 3, "what is scaled"
+    swapped = nib.Nifti1Image(numbers("int16"), affine, nib.Nifti1Header(endianness=">"))
+    nib.save(swapped, path)
+    assert_read_as_stock(ITK, [path])
+    for shape in ((4, 5, 1), (4, 1, 6), (4, 5, 6, 1), (4, 5, 6, 2), (4, 5)):
+        assert_read_as_stock(ITK, [save(path, numbers("int16", shape=shape), affine)])
+    strange = numbers("float32")
+    strange[0, 0, :3] = np.nan, np.inf, -np.inf
+    assert (assert_read_as_stock(ITK, [save(path, strange, affine)])[0, :3, 0, 0] == 0).all()
+    strange[np.isfinite(strange)] = 2
+    labels, _ = read_labels(ITK, save(path, strange, affine))
+    assert np.array_equal(labels, stock(ITK, [path])[0])
+
+
+def test_channels_by_itks_reader(tmp_path, by_stock):
+    affine = affine_of((2, 0, 1), (-1, 1, -1))
+    files = [save(tmp_path / f"{c}.nii.gz", numbers("int16", c), affine) for c in range(2)]
+    assert_read_as_stock(ITK, files)
+    assert not by_stock
+    shifted = affine.copy()
+    shifted[:3, 3] += 5
+    save(files[1], numbers("int16"), shifted)
+    assert_read_as_stock(ITK, files)
+    assert by_stock == files, "its warning is its own"
+    save(files[1], numbers("int16"), affine_of((2, 0, 1), (-1, 1, -1), (1, 1, 1)))
+    with pytest.raises(SourceError, match="same spacing"):
+        read_images(ITK, files)
+    save(files[1], numbers("int16")[:, :, 1:], affine)
+    with pytest.raises(SourceError, match="same shape"):
+        read_images(ITK, files)
+    for bad in (files[1].read_bytes()[:-30], b"", b"no image" * 99):
+        files[1].write_bytes(bad)
+        with pytest.raises(SourceError) as caught:
+            read_labels(ITK, files[1])
+        assert str(files[1]) in caught.value.where
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd"])
@@ -259,7 +332,7 @@ def test_other_readers_and_formats_are_stocks_own(tmp_path, ending):
         assert_read_as_stock(reader, files)
         labels, _ = read_labels(reader, files[0])
         assert np.array_equal(labels, stock(reader, files[:1])[0])
-    assert header_shape(files) == SHAPE
+    assert Header.of(files[0]).shape == SHAPE
     strange = array.astype(np.float32)
     strange[1, 2, 3] = np.nan
     sitk.WriteImage(sitk.GetImageFromArray(strange), files[1])
@@ -286,7 +359,7 @@ def test_pictures_go_through_stocks_own_reader(tmp_path):
     images, properties = read_images("NaturalImage2DIO", [path])
     assert images.shape == (3, 1, 5, 7)
     assert properties["spacing"] == (999, 1, 1)
-    assert header_shape([path]) == (7, 5, 3)
+    assert Header.of(path).shape == (7, 5, 3)
 
 
 @pytest.mark.real
@@ -299,7 +372,7 @@ def test_real_cts_are_read_as_stock_reads_them(real_data):
     ]
     assert len(files) > 4
     for path in files:
-        for reader in TURNED:
+        for reader in NIBABEL:
             assert_read_as_stock(reader, [path])
     scaled = next(real_data.glob("labels-only/PanTS_*.nii.gz"))
     with pytest.raises(LabelMapError, match="is not a label"):

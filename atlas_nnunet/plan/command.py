@@ -10,7 +10,7 @@ from typing import Any
 
 from atlas_nnunet.artefacts import Dataset, root
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.host import dataset_name, find_planner
+from atlas_nnunet.host import channel_names, dataset_name, find_planner, read_json
 from atlas_nnunet.plan.presets import PRESETS
 
 # Options that become settings of the plan's training section (training/settings.py).
@@ -50,6 +50,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--spacing", type=float, nargs=3, metavar="MM",
         help="spacing of 3d_fullres, (z, y, x) mm, instead of nnU-Net's choice",
     )  # fmt: skip
+    parser.add_argument(
+        "--fingerprint", type=Path, metavar="FILE",
+        help="plan for this fingerprint, of several data sets together (fingerprint -o)",
+    )  # fmt: skip
     parser.add_argument("--no-final-validation", action="store_true",
                         help="do not predict the validation cases after training")  # fmt: skip
     for name, kind in SETTINGS.items():
@@ -57,7 +61,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, type=kind, help="setting of the training, kept in the plan")
     parser.epilog = (
         "example:\n  atlas-nnunet plan 701 --preset resenc_l\n"
-        "  atlas-nnunet plan 507 -pl AtlasTransferPlanner --from fold_all/checkpoint_final.pth"
+        "  atlas-nnunet plan 507 -pl AtlasTransferPlanner --from fold_all/checkpoint_final.pth\n"
+        "  atlas-nnunet plan 701 --fingerprint together.json"
     )
 
 
@@ -71,12 +76,35 @@ def run(args: argparse.Namespace) -> int:
     kind = find_planner(args.planner)
     ours = kind.__module__.startswith("atlas_nnunet.")
     planner = kind(name, **(_our_options(args, kind) if ours else _host_options(args)))
+    if args.fingerprint:  # in place of what the host has read from its own folder
+        planner.dataset_fingerprint = _read_fingerprint(args.fingerprint, planner.dataset_json)
     log = io.StringIO()
     with contextlib.redirect_stdout(log):  # the host prints every configuration as a dict
         plans = planner.plan_experiment()
     print(planner.explain(plans) if ours else log.getvalue())
     print(f"written: {Dataset(name).plans(planner.plans_identifier)}")
     return 0
+
+
+def _read_fingerprint(path: Path, dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """A fingerprint of other cases than the data set's own.
+
+    Raises:
+        PlanError: it is none, or one of images with other channels.
+    """
+    hint = "atlas-nnunet fingerprint DATASET DATASET ... -o FILE"
+    found = read_json(path, hint)
+    if "foreground_intensity_properties_per_channel" not in found:
+        raise PlanError("not a fingerprint", where=str(path), do=hint)
+    own = channel_names(dataset_json)
+    numbers = sorted(found["foreground_intensity_properties_per_channel"], key=int)
+    channels = found.get("atlas_nnunet", {}).get("channel_names", own[: len(numbers)])
+    if len(numbers) != len(own) or [c.casefold() for c in channels] != [c.casefold() for c in own]:
+        raise PlanError(
+            f"it describes {len(numbers)} channel(s) ({', '.join(channels)}), "
+            f"the data set has {', '.join(own)}", where=str(path), do=hint,
+        )  # fmt: skip
+    return found
 
 
 def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from atlas_nnunet.artefacts import content_hash, file_hash, whole_file, write_js
 from atlas_nnunet.errors import SourceError
 from atlas_nnunet.host import network_spec, read_json, resolve_configuration
 from atlas_nnunet.predict.model import Model, load
-from atlas_nnunet.reading import header_grid, read_images, read_labels
+from atlas_nnunet.reading import Header, read_images, read_labels
 
-PROCESS_BYTES = 1_500_000_000  # torch, nnU-Net, the network, and the slabs that are worked at
+PROCESS_BYTES = 1_500_000_000  # torch, nnU-Net, the network, and slabs worked at
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,15 @@ def predict_case(job: Job) -> bool:
 
 
 def need_bytes(job: Job) -> int:
-    """An upper bound of the memory that a case takes, from headers alone: at its peak it is being
-    resampled in float64, or there are its logits, and they are being decided on."""
+    """The most memory that a case takes, beyond PROCESS_BYTES, by headers alone: at its peak it is
+    being resampled in float64, or there are its logits, and they are being decided on."""
     plans = json.loads((job.model.folder / "plans.json").read_text())
     configuration = job.model.folder.name.split("__")[-1]
     wanted = resolve_configuration(plans, configuration)["spacing"]
     dataset_json = read_json(job.model.folder / "dataset.json", "atlas-nnunet train")
     spec = network_spec(plans, configuration, dataset_json)
-    shape, spacing = header_grid(job.images[0])
+    header = Header.of(job.images[0])
+    shape, spacing = header.shape, header.spacing_mm
     kept = [1.0] if len(wanted) == len(spacing) else spacing
     growth = max(math.prod(spacing) / math.prod(wanted) / one for one in kept)
     before = math.prod(shape[:3])
@@ -166,7 +167,7 @@ def need_bytes(job: Job) -> int:
     images = len(job.images) * (12 * before + 12 * after) + 16 * max(before, after)
     words = 1 + len(spec.heads) // 62
     logits = after * (4 * len(spec.channels) + 2 * len(spec.heads) + 2 + 16 * words + 8)
-    return int(PROCESS_BYTES + max(images, logits + 8 * before))
+    return int(max(images, logits + 8 * before))
 
 
 def _is_done(job: Job, key: str) -> bool:

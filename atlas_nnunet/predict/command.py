@@ -6,13 +6,20 @@ import argparse
 import math
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from atlas_nnunet.artefacts import Dataset, root, sweep, whole_file
-from atlas_nnunet.errors import AtlasError, PlanError
-from atlas_nnunet.execution import GB, Workers, add_arguments, collect, map_cases, print_refused
+from atlas_nnunet.errors import PlanError
+from atlas_nnunet.execution import (
+    GB,
+    Workers,
+    add_arguments,
+    collect,
+    estimates,
+    map_cases,
+    print_refused,
+)
 from atlas_nnunet.host import (
     check_device,
     dataset_name,
@@ -143,26 +150,24 @@ def _jobs(
 
 
 def _predict(args: argparse.Namespace, jobs: dict[str, Any]) -> tuple[dict, dict]:
-    from atlas_nnunet.predict.case import need_bytes, predict_case
+    from atlas_nnunet.predict.case import PROCESS_BYTES, need_bytes, predict_case
     from atlas_nnunet.predict.model import load
     from atlas_nnunet.predict.overlap import overlapped
 
     workers = Workers.of(args)
-    need = {}
-    for case, job in jobs.items():
-        with suppress(AtlasError):  # a header that cannot be read is refused by the work itself
-            need[case] = need_bytes(job)
     shown = not args.disable_progress_bar
     on_cpu = args.device == "cpu"
     if workers.cluster or (workers.processes > 1 and on_cpu):
-        return map_cases(predict_case, jobs, workers=workers, describe="predict",
-                         need_bytes=need, shown=shown)  # fmt: skip
+        need = estimates(need_bytes, jobs, workers, PROCESS_BYTES)
+        return map_cases(predict_case, jobs, workers=workers, describe="predict", shown=shown,
+                         need_bytes=need)  # fmt: skip
     ahead, behind = (int(not on_cpu) if n is None else n for n in (args.npp, args.nps))
-    budget = (workers.memory_gb or math.inf) * GB
+    budget = (workers.memory_gb or math.inf) * GB - PROCESS_BYTES
+    need = estimates(need_bytes, jobs, Workers(memory_gb=1), 0)  # told in any case
     if jobs:
         load(next(iter(jobs.values())).model)  # here, and not first in a thread
         largest = max(need.values(), default=0)
         together = max(largest, min(largest * (1 + ahead + behind), budget))
-        print(f"memory: at most {together / GB:.1f} GB by our estimate")
+        print(f"memory: at most {(PROCESS_BYTES + together) / GB:.1f} GB by our estimate")
     outcomes = overlapped(jobs, ahead=ahead, behind=behind, need_bytes=need, budget_bytes=budget)
     return collect(outcomes, jobs, "predict", shown=shown)

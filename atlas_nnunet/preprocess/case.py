@@ -13,15 +13,15 @@ from typing import Any, cast
 
 import numpy as np
 
-from atlas_nnunet.artefacts import content_hash, file_hash, partial_path, write_json
+from atlas_nnunet.artefacts import content_hash, file_hash, file_times, partial_path, write_json
 from atlas_nnunet.errors import GeometryError, LabelMapError
 from atlas_nnunet.host import resolve_configuration, versions
 from atlas_nnunet.images import values_in
 from atlas_nnunet.rawdata import RawCase
-from atlas_nnunet.reading import header_grid, read_images, read_labels
+from atlas_nnunet.reading import Header, read_images, read_labels
 
 KERNELS = 2  # of `atlas_nnunet.kernels`: raise it when they would give other arrays
-PROCESS_BYTES = 1_000_000_000  # torch, nnU-Net, and the slabs that are worked at
+PROCESS_BYTES = 1_000_000_000  # of a process that has read nothing yet, and slabs worked at
 ENDINGS = (".b2nd", "_seg.b2nd", ".pkl")  # what nnUNetDatasetBlosc2 writes, nnunetv2 2.8.1
 
 # Parts of a plan that decide the preprocessed arrays; a new learning rate does not redo a case.
@@ -84,27 +84,29 @@ def preprocess_case(job: Job) -> bool:
     Returns:
         True if there was work to do.
     """
-    inputs = {p.name: file_hash(p) for p in (*job.raw.images, job.raw.label)}
-    wanted = content_hash([job.recipe, inputs])
-    if _is_done(job, wanted):
+    files = (*job.raw.images, job.raw.label)
+    stamp = content_hash([job.recipe, [file_times(p) for p in files]])  # before the bytes
+    record = _record(job)
+    if record.get("stamp") == stamp:
         return False
-    # The host writes under its own names; a folder of ours on the same disk makes that atomic.
-    scratch = partial_path(job.folder / job.case)
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        _make(job, scratch / job.case)
-        job.record.unlink(missing_ok=True)
-        for ending, target in job.outputs().items():
-            os.replace(scratch / f"{job.case}{ending}", target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    sizes = {ending: path.stat().st_size for ending, path in job.outputs().items()}
-    write_json(job.record, {"key": wanted, "bytes": sizes})
-    return True
+    key = content_hash([job.recipe, {p.name: file_hash(p) for p in files}])
+    if record.get("key") != key:
+        # The host writes under its own names; a folder of ours on the same disk makes that atomic.
+        scratch = partial_path(job.folder / job.case)
+        scratch.mkdir(parents=True, exist_ok=True)
+        try:
+            _make(job, scratch / job.case)
+            job.record.unlink(missing_ok=True)
+            for ending, target in job.outputs().items():
+                os.replace(scratch / f"{job.case}{ending}", target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    write_json(job.record, {"key": key, "stamp": stamp, "bytes": _sizes(job)})
+    return record.get("key") != key
 
 
 def need_bytes(job: Job) -> int:
-    """An upper bound of the memory that a case takes at its peak, from headers alone.
+    """The most memory that a case takes at its peak, beyond PROCESS_BYTES; by headers alone.
 
     At the peak an image is being resampled: it is held with its labels, one channel of it without
     its mean, that channel on a grid half-way, and the result. benchmarks/preprocess.py holds the
@@ -112,7 +114,8 @@ def need_bytes(job: Job) -> int:
     """
     plans = json.loads(job.plans.read_text())
     wanted = resolve_configuration(plans, job.configuration)["spacing"]
-    shape, spacing = header_grid(job.raw.images[0])
+    header = Header.of(job.raw.images[0])
+    shape, spacing = header.shape, header.spacing_mm
     channels = len(job.raw.images) * math.prod(shape[3:])
     # In 2-D one axis keeps its spacing; which one, the reader knows. The one that costs most:
     kept = [1.0] if len(wanted) == len(spacing) else spacing
@@ -120,7 +123,7 @@ def need_bytes(job: Job) -> int:
     before = math.prod(shape[:3])
     after = before * growth
     image, labels, channel = channels * 4 * (before + after), 3 * (before + after), 8
-    return int(PROCESS_BYTES + image + labels + channel * max(before, after))
+    return int(image + labels + channel * max(before, after))
 
 
 def forget_cases(folder: Path, records: Path, kept: set[str]) -> None:
@@ -133,12 +136,16 @@ def forget_cases(folder: Path, records: Path, kept: set[str]) -> None:
             record.unlink()
 
 
-def _is_done(job: Job, wanted: str) -> bool:
+def _record(job: Job) -> dict[str, Any]:
+    """What an earlier run noted of a case whose arrays are all there; else nothing."""
     if not job.record.is_file():
-        return False
+        return {}
     record = json.loads(job.record.read_text())
-    sizes = {e: p.stat().st_size for e, p in job.outputs().items() if p.is_file()}
-    return record["key"] == wanted and record["bytes"] == sizes
+    return record if record["bytes"] == _sizes(job) else {}
+
+
+def _sizes(job: Job) -> dict[str, int]:
+    return {ending: p.stat().st_size for ending, p in job.outputs().items() if p.is_file()}
 
 
 def _make(job: Job, truncated: Path) -> None:

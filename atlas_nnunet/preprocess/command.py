@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, file_hash, root, sweep, whole_file
-from atlas_nnunet.errors import AtlasError
-from atlas_nnunet.execution import Workers, add_arguments, map_cases, print_refused
+from atlas_nnunet.execution import Workers, add_arguments, estimates, map_cases, print_refused
 from atlas_nnunet.host import (
     dataset_name,
     read_json,
     resolve_configuration,
     untested_versions,
 )
-from atlas_nnunet.preprocess.case import Job, forget_cases, need_bytes, preprocess_case, recipe
+from atlas_nnunet.preprocess.case import (
+    PROCESS_BYTES,
+    Job,
+    forget_cases,
+    need_bytes,
+    preprocess_case,
+    recipe,
+)
 from atlas_nnunet.rawdata import RawCase, raw_cases
 
 
@@ -67,14 +72,10 @@ def _configuration(
                   folder, records)
         for case, raw in cases.items()
     }  # fmt: skip
-    estimates = {}
-    if workers.memory_gb is not None:
-        for case, job in jobs.items():
-            with suppress(AtlasError):  # a header that cannot be read is refused by the work itself
-                estimates[case] = need_bytes(job)
     done, refused = map_cases(
-        preprocess_case, jobs, workers=workers, describe=name, need_bytes=estimates
-    )
+        preprocess_case, jobs, workers=workers, describe=name,
+        need_bytes=estimates(need_bytes, jobs, workers, PROCESS_BYTES),
+    )  # fmt: skip
     forget_cases(folder, records, set(done))
     print_refused(refused)
     print(f"{sum(done.values())} of {len(jobs)} cases were new; written: {folder}")
