@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from atlas_nnunet.errors import PlanError
+from atlas_nnunet.errors import AtlasError, SourceError
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,17 @@ class RawCase:
     label: Path
 
 
-def raw_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, RawCase]:
+def raw_cases(
+    folder: Path, dataset_json: Mapping[str, Any]
+) -> tuple[dict[str, RawCase], dict[str, AtlasError]]:
     """The training cases of a raw data set, by identifier, in nnU-Net's order.
 
     As `get_filenames_of_train_images_and_targets` (utilities/utils.py, nnunetv2 2.8.1): sorted, or
     as the optional list "dataset" of a dataset.json has them.
 
-    Raises:
-        PlanError: a case has no mask, or not one file a channel.
+    Returns:
+        The cases that are complete, and why the others are refused: a mask is missing, or there is
+        not one file a channel.
     """
     ending = dataset_json["file_ending"]
     if "dataset" in dataset_json:
@@ -42,17 +45,16 @@ def raw_cases(folder: Path, dataset_json: Mapping[str, Any]) -> dict[str, RawCas
         files = channel_files(folder / "imagesTr", ending)
         found = {n: RawCase(f, folder / "labelsTr" / (n + ending)) for n, f in files.items()}
     channels = len(dataset_json.get("channel_names") or dataset_json["modality"])
-    bad = [
-        name for name, case in found.items()
-        if len(case.images) != channels or not all(p.is_file() for p in (*case.images, case.label))
-    ]  # fmt: skip
-    if bad:
-        raise PlanError(
-            f"{len(bad)} cases lack a mask or one of {channels} channels: {sorted(bad)[:10]}",
-            where=str(folder),
-            do="convert the data set again, or remove these cases",
-        )
-    return found
+    refused: dict[str, AtlasError] = {}
+    for name, case in found.items():
+        missing = [str(p) for p in (*case.images, case.label) if not p.is_file()]
+        if missing or len(case.images) != channels:
+            what = f"no such file: {', '.join(missing)}" if missing else (
+                f"{len(case.images)} channel(s), dataset.json names {channels}"
+            )  # fmt: skip
+            refused[name] = SourceError(what, where=str(folder),
+                                        do="convert the case again, or remove it")  # fmt: skip
+    return {name: case for name, case in found.items() if name not in refused}, refused
 
 
 def channel_files(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:

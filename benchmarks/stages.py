@@ -160,6 +160,8 @@ def stock_preprocess(case: Case, folder: Path) -> Callable:
 
     plans = PlansManager(str(folder / "plans.json"))
     configuration = plans.get_configuration("3d_fullres")
+    for path in folder.glob("stock*.b2nd"):
+        path.unlink()  # stock does not write over a file
 
     def work() -> np.ndarray:
         DefaultPreprocessor(verbose=False).run_case_save(

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from atlas_nnunet.images import as_integers, read_nifti
 from atlas_nnunet.kernels import cells, export
 from atlas_nnunet.kernels.arrays import rounded
 from atlas_nnunet.kernels.export import Target, logits_to_labels, painting
@@ -127,6 +128,26 @@ def test_probabilities_are_stocks_and_so_are_their_labels(case, is_regions):
     np.testing.assert_allclose(np.concatenate(own, axis=1), theirs[inside], atol=1e-6)
     labels = np.concatenate([labels_of(slab, paint) for slab in own])
     assert np.array_equal(labels, their_labels[target.crop])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (6.0, 1.2, 1.2)])
+def test_a_true_label_map_is_exported_as_by_stock(real_data, spacing):
+    """Logits as of a network that learnt it: sure within organs, less so at borders."""
+    volume = read_nifti(real_data / "labels-only/BDMAP_00000006_combined_labels.nii.gz")
+    labels = as_integers(volume.array, "x")[180:330:2, 180:330:2, 100:300:3].transpose(2, 1, 0)
+    n = int(labels.max()) + 1
+    current = (volume.grid.spacing_mm * (2, 2, 3))[::-1].tolist()
+    shape = tuple(round(k * a / b) for k, a, b in zip(labels.shape, current, spacing, strict=True))
+    noise = np.random.default_rng(0).normal(0, 0.5, (n, *labels.shape))
+    of = [gaussian_filter((labels == k).astype(float), 0.8) * 16 - 8 for k in range(n)]
+    logits, target = (np.stack(of) + noise).astype(np.float16), Target(shape, current, spacing)
+    assert len(np.unique(labels)) > 15
+    theirs = stock(logits, target, softmax_labels(n))
+    assert np.array_equal(logits_to_labels(logits, target), theirs)
+    order = list(range(1, n + 1))
+    theirs = stock(logits, target, region_labels(n), order)
+    assert np.array_equal(logits_to_labels(logits, target, paint=painting(order)), theirs)
 
 
 def test_many_regions_take_a_second_word(monkeypatch):

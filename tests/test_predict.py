@@ -95,7 +95,7 @@ def network(n_axes):
     return {**NETWORK, "arch_kwargs": {**NETWORK["arch_kwargs"], **own}}
 
 
-def model(folder, configuration, labels, transpose, folds=("0",), n=3):
+def model(folder, configuration, labels, transpose, folds=("0",), n=3, spacing=(1.3, 0.9, 1.1)):
     """A network of random weights, as nnU-Net leaves a trained one; and images to predict."""
     from atlas_nnunet.host import network_spec
 
@@ -103,6 +103,7 @@ def model(folder, configuration, labels, transpose, folds=("0",), n=3):
     configurations = json.loads(json.dumps(CONFIGURATIONS))
     configurations["3d_fullres"]["architecture"] = network(3)
     configurations["3d_fullres"]["patch_size"] = [24, 24, 24]  # few windows
+    configurations["3d_fullres"]["spacing"] = list(spacing)
     configurations["3d_fullres"]["resampling_fn_probabilities_kwargs"] = probabilities
     configurations["2d"]["architecture"] = network(2)
     plans = {
@@ -208,6 +209,17 @@ def test_label_maps_and_probabilities_are_stocks(
     assert mine.dtype == theirs.dtype
     np.testing.assert_allclose(mine, theirs, atol=1e-6)
     assert (tmp_path / "ours_p/c0.pkl").is_file()
+
+
+@pytest.mark.real
+def test_label_maps_of_a_real_ct_are_stocks(workspace, tmp_path, real_data):
+    results = model(tmp_path, "3d_fullres", "plain", (0, 1, 2), n=0, spacing=(5.0, 5.5, 6.0))
+    ct = nib.load(real_data / "abdomenatlas/BDMAP_90000001/ct.nii.gz")
+    for channel in range(2):
+        nib.save(ct, tmp_path / f"images/ct_{channel:04d}.nii.gz")
+    by_stock(results, tmp_path / "images", tmp_path / "stock")
+    assert ours(workspace.run, results, tmp_path / "images", tmp_path / "ours") == 0
+    same_maps(tmp_path / "stock", tmp_path / "ours", 1)
 
 
 def test_folds_are_averaged_and_overlap_changes_nothing(workspace, tmp_path):

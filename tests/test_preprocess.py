@@ -1,18 +1,23 @@
 """Any stock plan, preprocessed case by case: stock's arrays and properties."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
 
 import blosc2
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
+from support import Workspace
 
 from atlas_nnunet.errors import GeometryError, LabelMapError, SourceError
 from atlas_nnunet.kernels.crop import nonzero_mask
-from atlas_nnunet.preprocess.case import Job, preprocess_case
+from atlas_nnunet.preprocess.case import PROCESS_BYTES, Job, need_bytes, preprocess_case
 from atlas_nnunet.rawdata import RawCase
 from atlas_nnunet.volume.prepare import resampler
 
@@ -58,10 +63,11 @@ LABELS = {
 }  # fmt: skip
 
 
-def written(folder, *, reader, labels, transpose=(0, 1, 2), body=True, seed=0):
+def written(
+    folder, *, reader, labels, transpose=(0, 1, 2), body=True, seed=0, shape=(22, 26, 24)
+):  # fmt: skip
     """A raw case of two channels, its dataset.json, and a plan of all configurations."""
     rng = np.random.default_rng(seed)
-    shape = (22, 26, 24)
     images = [gaussian_filter(rng.normal(0, 900, shape), 1.5) for _ in range(2)]
     seg = np.clip(np.digitize(gaussian_filter(rng.normal(0, 9, shape), 2.5), [0, 0.6, 1.2]), 0, 3)
     if labels == "many":
@@ -241,3 +247,124 @@ def test_the_nonzero_mask_is_stocks(seed):
     if seed % 2:  # a closed wall: all zeros are holes
         data[:, [0, -1]] = data[:, :, [0, -1]] = data[:, :, :, [0, -1]] = 1
     assert np.array_equal(nonzero_mask(data), create_nonzero_mask(data))
+
+
+TINY = "Dataset701_Tiny"
+ARRAYS = f"nnUNet_preprocessed/{TINY}/AtlasPretrainPlans_3d_fullres"
+
+
+def copy_of(planned, folder):
+    """A planned data set that is not preprocessed yet."""
+    space = Workspace(folder)
+    shutil.copytree(planned.folder, space.folder)
+    shutil.rmtree(space.folder / ARRAYS)
+    shutil.rmtree(space.folder / f"nnUNet_preprocessed/{TINY}/atlas_nnunet")
+    return space
+
+
+def made(space):
+    return {p.name: p.read_bytes() for p in (space.folder / ARRAYS).glob("*") if p.is_file()}
+
+
+def test_a_killed_run_resumes_and_leaves_the_same_bytes(planned, tmp_path):
+    """SIGKILL as soon as the first case is done; workers or none, the bytes are the same."""
+    whole, broken = (copy_of(planned, tmp_path / name) for name in ("whole", "broken"))
+    assert whole.run("preprocess", 701, "-np", 1) == 0
+    records = broken.folder / f"nnUNet_preprocessed/{TINY}/atlas_nnunet"
+    command = [sys.executable, "-m", "atlas_nnunet.cli", "preprocess", "701", "-np", "2"]
+    run = subprocess.Popen(command, env=os.environ | broken.variables, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL)  # fmt: skip
+    while not list(records.rglob("case_*.json")):
+        assert run.poll() is None, "it ended before it was killed"
+        time.sleep(0.005)
+    run.kill()
+    run.wait()
+    before = {p.name: p.stat().st_mtime_ns for p in records.rglob("case_*.json")}
+    assert len(before) < 4
+    assert broken.run("preprocess", 701, "-np", 2, "--memory-gb", 3) == 0
+    assert {p.name: p.stat().st_mtime_ns for p in records.rglob("case_*.json")}.items() >= (
+        before.items()
+    ), "what was done is not redone"
+    assert made(broken) == made(whole)
+    assert len(made(whole)) == 12
+
+
+def test_incomplete_and_broken_cases_are_named_and_the_others_done(planned, tmp_path, capsys):
+    space = copy_of(planned, tmp_path / "s")
+    raw = space.folder / "nnUNet_raw" / TINY
+    (raw / "labelsTr/case_000.nii.gz").unlink()
+    image = raw / "imagesTr/case_002_0000.nii.gz"
+    image.write_bytes(image.read_bytes()[:-99])
+    assert space.run("preprocess", 701, "-np", 1) == 1
+    said = capsys.readouterr().out
+    assert "case_000: " in said
+    assert "no such file" in said
+    assert "case_002: " in said
+    assert {name.split(".")[0].removesuffix("_seg") for name in made(space)} == {
+        "case_001", "case_003",
+    }  # fmt: skip
+    assert space.run("fingerprint", 701, "-np", 1) == 1
+    assert "no fingerprint is written" in capsys.readouterr().out
+
+
+def test_a_data_set_that_lists_its_files_keeps_its_names(planned, tmp_path):
+    """dataset.json may list files that lie anywhere, under any name, for any case."""
+    space = copy_of(planned, tmp_path / "s")
+    raw = space.folder / "nnUNet_raw" / TINY
+    description = json.loads((raw / "dataset.json").read_text())
+    (raw / "labelsTr/case_001.nii.gz").rename(tmp_path / "elsewhere.nii.gz")
+    (raw / "imagesTr/case_001_0000.nii.gz").rename(tmp_path / "ct.nii.gz")
+    description["dataset"] = {
+        "patient": {"images": [str(tmp_path / "ct.nii.gz")],
+                    "label": str(tmp_path / "elsewhere.nii.gz")},
+        "other": {"images": ["imagesTr/case_002_0000.nii.gz"],
+                  "label": "labelsTr/case_002.nii.gz"},
+    }  # fmt: skip
+    (raw / "dataset.json").write_text(json.dumps(description))
+    assert space.run("preprocess", 701, "-np", 1) == 0
+    done = space.folder / "nnUNet_preprocessed" / TINY
+    assert {p.name for p in (done / "gt_segmentations").glob("*.nii.gz")} >= {
+        "patient.nii.gz", "other.nii.gz",
+    }  # fmt: skip
+    assert {p.name for p in (space.folder / ARRAYS).glob("*.pkl")} == {"patient.pkl", "other.pkl"}
+
+
+def test_configurations_are_made_together_and_shared_data_once(planned, tmp_path, capsys):
+    space = copy_of(planned, tmp_path / "s")
+    path = space.folder / f"nnUNet_preprocessed/{TINY}/AtlasPretrainPlans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["3d_lowres"] = {
+        "inherits_from": "3d_fullres", "data_identifier": "low", "spacing": [3.0, 2.0, 2.0],
+    }  # fmt: skip
+    plans["configurations"]["again"] = {"inherits_from": "3d_fullres"}
+    path.write_text(json.dumps(plans))
+    assert space.run("preprocess", 701, "-np", 1, "-c", "3d_fullres", "again", "3d_lowres") == 0
+    assert capsys.readouterr().out.count("4 of 4 cases were new") == 2
+    assert len(list((path.parent / "low").glob("*.pkl"))) == 4
+    assert space.run("preprocess", 701, "-np", 1, "-c", "no_such") == 2
+    assert "no_such" in capsys.readouterr().err
+
+
+def test_the_estimate_of_memory_is_above_what_is_taken(tmp_path):
+    """Beside a process that has read nothing yet: in one that is as large as it gets."""
+    raw = written(tmp_path, reader="NibabelIO", labels="plain", shape=(150, 160, 140))
+    job = Job("c", raw, tmp_path / "plans.json", tmp_path / "dataset.json", "3d_fullres", "r",
+              tmp_path / "ours", tmp_path / "records")  # fmt: skip
+    script = (
+        "import pickle, sys\n"
+        "from pathlib import Path\n"
+        "import atlas_nnunet.preprocess.files, atlas_nnunet.volume.prepare\n"
+        "from atlas_nnunet.preprocess.case import preprocess_case\n"
+        "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
+        "before = peak()\n"
+        "preprocess_case(pickle.loads(sys.stdin.buffer.read()))\n"
+        "print(before * 1024, peak() * 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(job),
+                          capture_output=True, check=True, env=os.environ | FOLDERS)  # fmt: skip
+    before, peak = map(int, done.stdout.split()[-2:])
+    assert peak <= PROCESS_BYTES + need_bytes(job)
+    assert need_bytes(job) <= 4 * (peak - before), "and not so far above that nothing would fit"
+
+
+FOLDERS = {"nnUNet_raw": ".", "nnUNet_preprocessed": ".", "nnUNet_results": "."}

@@ -86,6 +86,10 @@ def test_stock_train_predict_evaluate_export_and_import(trained, tmp_path):
              "AtlasTransferPlans", "-device", "cpu")  # fmt: skip
     stock(trained, "nnUNetv2_predict", "-i", images, "-o", predicted, *words)
     assert len(list(predicted.glob("*.nii.gz"))) == 5
+    ours = tmp_path / "ours"
+    assert trained.run("predict", "-i", images, "-o", ours, *words, "--regions", "stock") == 0
+    for path in sorted(predicted.glob("*.nii.gz")):
+        assert path.read_bytes() == (ours / path.name).read_bytes(), "atlas-nnunet predict"
     references = trained.folder / "nnUNet_raw/Dataset501_Target/labelsTr"
     stock(trained, "nnUNetv2_evaluate_folder", references, predicted, "-djfile",
           predicted / "dataset.json", "-pfile", predicted / "plans.json")  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlas_nnunet.artefacts import Dataset, root, sweep, write_json
-from atlas_nnunet.errors import PlanError
+from atlas_nnunet.errors import AtlasError, PlanError
 from atlas_nnunet.execution import Workers, add_arguments, estimates, map_cases, print_refused
 from atlas_nnunet.host import channel_names, dataset_name, read_json, reader_name
 from atlas_nnunet.rawdata import raw_cases
@@ -39,6 +39,7 @@ class Part:
     dataset: Dataset
     channels: tuple[str, ...]
     jobs: Mapping[str, Job]
+    refused: Mapping[str, AtlasError]
 
     @property
     def records(self) -> list[Path]:
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         analyse, jobs, workers=workers, describe="fingerprint",
         need_bytes=estimates(need_bytes, jobs, workers, PROCESS_BYTES),
     )  # fmt: skip
+    refused |= {case: error for part in parts for case, error in part.refused.items()}
     print_refused(refused)
     longer = sum(outcome == LONGER for outcome in done.values())
     if longer:
@@ -95,7 +97,7 @@ def _part(dataset: Dataset) -> Part:
 
     hint = f"atlas-nnunet convert KEY {dataset.raw}"
     dataset_json = read_json(dataset.raw / "dataset.json", hint)
-    cases = raw_cases(dataset.raw, dataset_json)
+    cases, refused = raw_cases(dataset.raw, dataset_json)
     if not cases:
         raise PlanError("no training cases", where=str(dataset.raw / "imagesTr"),
                         do="atlas-nnunet convert KEY DIR")  # fmt: skip
@@ -107,7 +109,7 @@ def _part(dataset: Dataset) -> Part:
         name: Job(name, case.images, case.label, reader, n, folder / f"{name}.npz")
         for name, case in cases.items()
     }
-    return Part(dataset, channel_names(dataset_json), jobs)
+    return Part(dataset, channel_names(dataset_json), jobs, refused)
 
 
 def _check_channels(parts: Sequence[Part]) -> None:

@@ -50,13 +50,14 @@ def run(args: argparse.Namespace) -> int:
         resolve_configuration(plans, name)["data_identifier"]: name
         for name in reversed(args.configurations)
     }
-    cases = raw_cases(dataset.raw, dataset_json)
-    refused = False
+    cases, refused = raw_cases(dataset.raw, dataset_json)
+    print_refused(refused)
+    is_bad = bool(refused)
     for identifier, name in reversed(folders.items()):
         made_of = recipe(plans, name, dataset_json)
-        refused |= _configuration(dataset, args.plans, name, identifier, made_of, cases, workers)
+        is_bad |= _configuration(dataset, args.plans, name, identifier, made_of, cases, workers)
     _take_along(dataset, cases, dataset_json["file_ending"])
-    return 1 if refused else 0
+    return 1 if is_bad else 0
 
 
 def _configuration(
