@@ -12,6 +12,7 @@ import pytest
 from support import Workspace
 from test_convert import KEY, NAME, SOME, atlas_case, convert, digest, drawn
 from test_execution import Diary, mapped, written_down
+from test_predict import model, ours
 
 from atlas_nnunet.errors import AtlasError
 from atlas_nnunet.execution import GB, Workers
@@ -136,3 +137,16 @@ def test_fingerprint_preprocess_and_evaluate_on_a_cluster_make_the_same_files(
     monkeypatch.chdir(tmp_path / "nnUNet_raw" / name)  # workers stand elsewhere
     shutil.copytree("labelsTr", "predicted")
     assert again.run("evaluate", "predicted", "labelsTr", *words) == 0
+
+
+def test_prediction_on_a_cluster_writes_the_same_files(cluster, workspace, tmp_path):
+    results = model(tmp_path, "3d_fullres", "plain", (0, 1, 2))
+    broken = tmp_path / "images/c1_0001.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    there, here = tmp_path / "there", tmp_path / "here"
+    words = ("--cluster", cluster.scheduler_address)
+    assert ours(workspace.run, results, tmp_path / "images", here) == 1
+    assert ours(workspace.run, results, tmp_path / "images", there, *words) == 1
+    for name in ("c0.nii.gz", "c2.nii.gz"):
+        assert (there / name).read_bytes() == (here / name).read_bytes()
+    assert not (there / "c1.nii.gz").exists()

@@ -36,7 +36,7 @@ sizes = st.tuples(*[st.integers(1, 40)] * 3)
 spacings = st.tuples(*[st.sampled_from([0.5, 0.7, 1.0, 1.5, 2.0, 5.0])] * 3)
 
 
-@given(sizes, sizes, spacings, spacings, st.integers(0, 999), st.sampled_from([0.0, 1e4]))
+@given(sizes, sizes, spacings, spacings, st.integers(0, 999), st.sampled_from([0.0, 1e5]))
 @example((8, 8, 8), (16, 16, 16), (2, 2, 2), (1, 1, 1), 0, 0.0)
 @example((1, 9, 70), (3, 5, 33), (5, 0.5, 0.5), (2, 1, 0.4), 0, 0.0)  # thick slices, one of them
 @example((6, 9, 9), (6, 5, 12), (5, 0.5, 0.5), (5, 1, 0.4), 0, 0.0)  # as many slices as before

@@ -72,7 +72,7 @@ def _settled(labels: torch.Tensor, axes: Sequence[Axis], at: Places) -> torch.Te
     weights = [_product(own, like=axes[0].weights, n=len(at[0])) for own in parts]
     nearest = labels[tuple(axis.nearest[own] for axis, own in zip(axes, at, strict=True))]
     one, other = found[0], found[0]
-    for label in reversed(found):
+    for label in found:
         other = torch.where(label == one, other, label)
     score, rest = torch.zeros_like(weights[0]), torch.zeros_like(weights[0])
     are_two = torch.ones_like(one, dtype=torch.bool)
@@ -81,7 +81,7 @@ def _settled(labels: torch.Tensor, axes: Sequence[Axis], at: Places) -> torch.Te
         are_two &= is_one | (label == other)
         score += torch.where(is_one, weight, 0.0)
         rest += torch.where(is_one, 0.0, weight)
-    lead = score.clamp_(max=1.0) - rest.clamp_(max=1.0)  # skimage clips to the indicator's range
+    lead = score - rest  # stock clips scores to 1, which no two labels of a cell reach
     winner = torch.where(lead == 0, nearest, torch.where(lead > 0, one, other))
     more = torch.nonzero(~are_two).squeeze(1)
     if len(more):
@@ -112,7 +112,6 @@ def _among_many(
     for label, score in zip(found, scores, strict=True):
         for other, weight in zip(found, weights, strict=True):
             score += torch.where(label == other, weight, 0.0)
-    scores.clamp_(max=1.0)
     best = scores == scores.amax(dim=0)
     winner = torch.where(best, found, found.max()).amin(dim=0)
     return torch.where(((found == nearest) & best).any(dim=0), nearest, winner)
