@@ -102,6 +102,18 @@ def test_labels_are_stocks(case):
     assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_heads_a_last_bit_apart_are_stocks(dtype):
+    """One leads everywhere, by so little that rounding makes them equal here and there."""
+    rng = np.random.default_rng(0)
+    first = (2.0 ** rng.uniform(-3, 6, (20, 21, 22))).astype(dtype)
+    logits = np.stack([first, np.nextafter(first, dtype(np.inf)), -first])
+    target = Target((37, 33, 41), (1, 1, 1), (1, 1, 1))
+    theirs = stock(logits, target, softmax_labels(3))
+    assert 0.01 < (theirs == 0).mean() < 0.99, "they are equal in some voxels and not in others"
+    assert np.array_equal(logits_to_labels(logits, target), theirs)
+
+
 @given(cases)
 @settings(max_examples=150)
 def test_regions_are_stocks(case):
@@ -191,8 +203,11 @@ def test_nan_is_refused(paint):
 @given(st.lists(st.floats(-70000, 70000), min_size=1), st.integers(0, 999))
 def test_float16_is_rounded_once(values, seed):
     halves = np.random.default_rng(seed).normal(0, 3, 50).astype(np.float16).astype(float)
-    between = (halves[:-1] + halves[1:]) / 2 * (1 + np.array([[0.0], [1e-13], [-1e-13]]))
-    exact = np.concatenate([values, between.ravel(), halves * 1e-6])
+    middles = (halves[:-1] + halves[1:]) / 2
+    above = np.nextafter(middles.astype(np.float32), np.float32(np.inf)).astype(float)
+    between = middles * (1 + np.array([[0.0], [1e-13], [-1e-13]]))
+    nearly = middles + (above - middles) * np.array([[0.4], [0.6], [0.9], [1.1]])
+    exact = np.concatenate([values, between.ravel(), nearly.ravel(), halves * 1e-6])
     with np.errstate(over="ignore"):
         wanted = exact.astype(np.float16)
     assert np.array_equal(rounded(torch.from_numpy(exact), torch.float16).numpy(), wanted)

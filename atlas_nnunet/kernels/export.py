@@ -62,9 +62,7 @@ class Target:
         return tuple(slice(*ends) for ends in self.box or [(0, n) for n in self.shape])
 
     def axes(self, logits: torch.Tensor) -> list[Axis]:
-        apart = None
-        if tuple(logits.shape[1:]) != self.shape:
-            apart = separate_axis(self.current_spacing, self.new_spacing)
+        apart = separate_axis(self.current_spacing, self.new_spacing)
         return axes_between(logits.shape[1:], self.shape, apart, logits.device)
 
 
