@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -300,6 +301,7 @@ def test_at_most_so_many_cases_are_at_hand(monkeypatch):
         return SimpleNamespace(key="", properties={})
 
     def export(job, key, properties, logits):
+        time.sleep(0.02)  # slower than all the rest: without a bound, cases would pile up here
         with lock:
             held.discard(job)
         return True
