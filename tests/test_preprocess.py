@@ -20,6 +20,7 @@ from atlas_nnunet.kernels.crop import nonzero_mask
 from atlas_nnunet.preprocess.case import PROCESS_BYTES, Job, need_bytes, preprocess_case
 from atlas_nnunet.rawdata import RawCase
 from atlas_nnunet.volume.prepare import resampler
+from atlas_nnunet.volume.stock import foreign
 
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
@@ -202,6 +203,16 @@ def test_kernels_stand_in_for_stock_functions_only(tmp_path):
     assert used() is resample_labels
     assert used(resampling_fn_seg_kwargs={**SEG, "order": 0}) is not resample_labels
     assert used(resampling_fn_seg="no_resampling_hack") is not resample_labels
+
+
+def test_what_runs_as_the_plan_names_it_is_told():
+    assert not foreign(FULL, "data", "seg")
+    assert not foreign({}, "data", "seg", "probabilities"), "an older plan names nothing"
+    own = {**FULL, "preprocessor_name": "Other", "resampling_fn_seg_kwargs": {"order": 0}}
+    told = foreign(own, "data", "seg")
+    assert len(told) == 2
+    assert "Other" in told[0]
+    assert "{'order': 0}" in told[1]
 
 
 def spoil(path, change):

@@ -60,6 +60,11 @@ def test_the_same_shape_is_handed_through():
     assert resample_image(data, (5, 6, 7), (1, 1, 1), (2, 1, 1)) is data
 
 
+def test_other_types_are_refused():
+    with pytest.raises(TypeError, match="float32 or float64, not int16"):
+        resample_image(np.zeros((1, 3, 3, 3), np.int16), (4, 4, 4), (1, 1, 1), (1, 1, 1))
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (6.0, 1.2, 1.2), (2.5, 0.9, 1.0)])
 def test_a_real_ct_is_stocks_within_the_tolerance(real_data, spacing):

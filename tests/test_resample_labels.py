@@ -84,6 +84,7 @@ def test_a_true_label_map_is_stocks_bit_for_bit(real_data, spacing):
     shape = compute_new_shape(data.shape[1:], current, spacing)
     assert np.array_equal(resample_labels(data, shape, current, spacing),
                           stock(data, shape, current, spacing))  # fmt: skip
+    check_locations(data, [*range(1, 25), [1, 2, 3], [-1, 0, 5]])
 
 
 regions = st.lists(st.integers(-1, 7), min_size=1, max_size=4, unique=True)

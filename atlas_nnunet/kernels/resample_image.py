@@ -43,11 +43,16 @@ def resample_image(
     Returns:
         (c, *new_shape) of the same dtype, within the range of the channel (of the slice, where
         slices are resampled apart); `data` itself where the shape is the same.
+
+    Raises:
+        TypeError: another type: rounding its result would not be stock's.
     """
     new = tuple(int(n) for n in new_shape)
     if tuple(data.shape[1:]) == new:
         return data
     image = as_tensor(data)
+    if image.dtype not in NEGLIGIBLE:
+        raise TypeError(f"float32 or float64, not {data.dtype}: images come here normalised")
     apart = separate_axis(current_spacing, new_spacing)
     out = torch.empty((len(image), *new), dtype=image.dtype, device=image.device)
     with _full_precision():

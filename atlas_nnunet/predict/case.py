@@ -15,6 +15,7 @@ from atlas_nnunet.errors import SourceError
 from atlas_nnunet.host import network_spec, read_json, resolve_configuration
 from atlas_nnunet.predict.model import Model, load
 from atlas_nnunet.reading import Header, read_images, read_labels
+from atlas_nnunet.volume.stock import is_stock_preprocessor
 
 PROCESS_BYTES = 1_500_000_000  # torch, nnU-Net, the network, and slabs worked at
 
@@ -81,11 +82,11 @@ def prepare_case(job: Job) -> Prepared | None:
     if _is_done(job, key):
         return None
     from atlas_nnunet.volume.export import one_hot
-    from atlas_nnunet.volume.prepare import has_stock_preprocessor, prepare
+    from atlas_nnunet.volume.prepare import prepare
 
     predictor = load(job.model)
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
-    if has_stock_preprocessor(configuration):
+    if is_stock_preprocessor(configuration.configuration):
         reader = plans.plans["image_reader_writer"]
         data, properties = read_images(reader, job.images)
         labels = read_labels(reader, job.previous)[0] if job.previous else None

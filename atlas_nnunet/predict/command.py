@@ -28,6 +28,7 @@ from atlas_nnunet.host import (
     resolve_configuration,
 )
 from atlas_nnunet.predict.inputs import cases_of, complete
+from atlas_nnunet.volume.stock import foreign
 
 # fmt: off
 ARGUMENTS: tuple[tuple[str, dict[str, Any]], ...] = (  # nnUNetv2_predict's, beside -d and ours
@@ -92,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     cases = dict(list(every.items())[args.part_id :: args.num_parts])
     cases, refused = complete(cases, len(own), args.previous, ending)
     check_device(args.device)
+    for sentence in foreign(resolve_configuration(plans, configuration), "data", "probabilities"):
+        print(sentence)
     jobs = _jobs(args, folder, cases, dataset_json)
     sweep(args.output)
     done, broken = _predict(args, jobs)

@@ -19,6 +19,7 @@ from atlas_nnunet.host import resolve_configuration, versions
 from atlas_nnunet.images import values_in
 from atlas_nnunet.rawdata import RawCase
 from atlas_nnunet.reading import Header, read_images, read_labels
+from atlas_nnunet.volume.stock import is_stock_preprocessor
 
 KERNELS = 2  # of `atlas_nnunet.kernels`: raise it when they would give other arrays
 PROCESS_BYTES = 1_000_000_000  # of a process that has read nothing yet, and slabs worked at
@@ -154,12 +155,12 @@ def _make(job: Job, truncated: Path) -> None:
 
     from atlas_nnunet.kernels.threads import one_thread
     from atlas_nnunet.preprocess.files import save_case
-    from atlas_nnunet.volume.prepare import finish, has_stock_preprocessor, prepare
+    from atlas_nnunet.volume.prepare import finish, prepare
 
     plans = PlansManager(str(job.plans))
     configuration = plans.get_configuration(job.configuration)
     dataset_json = json.loads(job.dataset_json.read_text())
-    if not has_stock_preprocessor(configuration):
+    if not is_stock_preprocessor(configuration.configuration):
         configuration.preprocessor_class(verbose=False).run_case_save(
             str(truncated), [str(p) for p in job.raw.images], str(job.raw.label),
             plans, configuration, dataset_json,

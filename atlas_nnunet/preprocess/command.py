@@ -24,6 +24,7 @@ from atlas_nnunet.preprocess.case import (
     recipe,
 )
 from atlas_nnunet.rawdata import RawCase, raw_cases
+from atlas_nnunet.volume.stock import foreign
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     print_refused(refused)
     is_bad = bool(refused)
     for identifier, name in reversed(folders.items()):
+        for sentence in foreign(resolve_configuration(plans, name), "data", "seg"):
+            print(sentence)
         made_of = recipe(plans, name, dataset_json)
         is_bad |= _configuration(dataset, args.plans, name, identifier, made_of, cases, workers)
     _take_along(dataset, cases, dataset_json["file_ending"])

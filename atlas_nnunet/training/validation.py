@@ -19,7 +19,8 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as host
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from atlas_nnunet.kernels.export import Target, logits_to_labels
-from atlas_nnunet.volume.export import Export, has_stock_resampling, joins
+from atlas_nnunet.volume.export import Export, joins
+from atlas_nnunet.volume.stock import is_stock_resampling
 
 
 @contextmanager
@@ -64,7 +65,8 @@ def export_for_next_stage(
     dataset_class: Any,
 ) -> None:
     """As the host's `resample_and_save`: the label map on the grid of a cascade's next stage."""
-    if dataset_class not in (None, nnUNetDatasetBlosc2) or not has_stock_resampling(configuration):
+    is_ours = is_stock_resampling(configuration.configuration, "probabilities")
+    if dataset_class not in (None, nnUNetDatasetBlosc2) or not is_ours:
         from nnunetv2.inference.export_prediction import resample_and_save
 
         resample_and_save(logits, list(shape), truncated, plans, configuration, dict(properties),

@@ -21,11 +21,8 @@ from atlas_nnunet.errors import SourceError
 from atlas_nnunet.kernels.export import Target, logits_to_labels, painting
 from atlas_nnunet.kernels.probabilities import labels_of, probability_slabs
 from atlas_nnunet.labelmap import Coding
+from atlas_nnunet.volume.stock import is_stock_resampling
 
-STOCK_LOGITS = (
-    "resample_data_or_seg_to_shape",
-    {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
-)
 OURS = "atlas_nnunet"  # what `convert` adds to dataset.json
 
 
@@ -85,7 +82,7 @@ class Export:
         Raises:
             SourceError: a logit is NaN.
         """
-        if not has_stock_resampling(self.configuration):
+        if not is_stock_resampling(self.configuration.configuration, "probabilities"):
             return self._by_stock(logits, properties)[0]
         try:
             labels = logits_to_labels(
@@ -109,7 +106,7 @@ class Export:
             logits, properties: As for `label_map`.
             file: Without ending.
         """
-        if not has_stock_resampling(self.configuration):
+        if not is_stock_resampling(self.configuration.configuration, "probabilities"):
             labels, everything = self._by_stock(logits, properties)
             self._save(everything, properties, file)
             return labels
@@ -156,13 +153,6 @@ class Export:
         if self.joined and self.paint is not None:
             labels = labels_of(everything, self.paint).astype(labels.dtype)
         return labels, everything
-
-
-def has_stock_resampling(configuration: ConfigurationManager) -> bool:
-    """Whether the plan resamples logits by the function that our kernels equal."""
-    named = configuration.configuration
-    arguments = named["resampling_fn_probabilities_kwargs"]
-    return (named["resampling_fn_probabilities"], arguments) == STOCK_LOGITS
 
 
 def joins(dataset_json: Mapping[str, Any]) -> bool:

@@ -20,18 +20,10 @@ from atlas_nnunet.kernels.crop import nonzero_mask
 from atlas_nnunet.kernels.locations import class_locations
 from atlas_nnunet.kernels.resample_image import resample_image
 from atlas_nnunet.kernels.resample_labels import resample_labels
+from atlas_nnunet.volume.stock import is_stock_resampling
 
 OUTSIDE = -1  # label of the zeros around the body: `nonzero_label` of crop_to_nonzero
-STOCK = "resample_data_or_seg_to_shape"
-KERNELS: dict[str, tuple[dict[str, Any], Callable]] = {
-    "data": ({"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}, resample_image),
-    "seg": ({"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None}, resample_labels),
-}
-
-
-def has_stock_preprocessor(configuration: ConfigurationManager) -> bool:
-    """Whether the plan names the class whose steps this module takes; if not, run that class."""
-    return configuration.preprocessor_class is DefaultPreprocessor
+KERNELS: dict[str, Callable] = {"data": resample_image, "seg": resample_labels}
 
 
 def resampler(configuration: ConfigurationManager, kind: str) -> Callable:
@@ -41,11 +33,8 @@ def resampler(configuration: ConfigurationManager, kind: str) -> Callable:
         configuration: Of the plan.
         kind: "data" or "seg".
     """
-    named = configuration.configuration
-    arguments, kernel = KERNELS[kind]
-    wanted = (STOCK, arguments)
-    if (named[f"resampling_fn_{kind}"], named[f"resampling_fn_{kind}_kwargs"]) == wanted:
-        return kernel
+    if is_stock_resampling(configuration.configuration, kind):
+        return KERNELS[kind]
     theirs = getattr(configuration, f"resampling_fn_{kind}")
 
     def as_the_host_calls_it(data: np.ndarray, *words: Any) -> np.ndarray:
