@@ -128,8 +128,11 @@ def test_preprocessing_resumes_by_content(planned, tmp_path, capsys):
     arrays = space.folder / ARRAYS
     (arrays / "case_001_seg.b2nd").write_bytes(b"cut")
     (arrays / "case_002.pkl").unlink()
+    spoilt = bytearray((arrays / "case_003.b2nd").read_bytes())
+    spoilt[-20] ^= 1  # of the same size
+    (arrays / "case_003.b2nd").write_bytes(spoilt)
     assert space.run(*words) == 0
-    assert "2 of 4 cases were new" in capsys.readouterr().out
+    assert "3 of 4 cases were new" in capsys.readouterr().out
     assert space.run("plan", 701, "--preset", "cpu", "--memory-gb", 0.05, "--epochs", 9) == 0
     assert space.run(*words) == 0
     assert "0 of 4 cases were new" in capsys.readouterr().out, "a longer training redoes nothing"

@@ -75,6 +75,9 @@ class Job:
     def record(self) -> Path:
         return self.records / f"{self.case}.json"
 
+    def inputs(self) -> tuple[Path, ...]:
+        return (*self.raw.images, self.raw.label)
+
     def outputs(self) -> dict[str, Path]:
         return {ending: self.folder / f"{self.case}{ending}" for ending in ENDINGS}
 
@@ -85,13 +88,13 @@ def preprocess_case(job: Job) -> bool:
     Returns:
         True if there was work to do.
     """
-    files = (*job.raw.images, job.raw.label)
-    stamp = content_hash([job.recipe, [file_times(p) for p in files]])  # before the bytes
-    record = _record(job)
-    if record.get("stamp") == stamp:
+    record = json.loads(job.record.read_text()) if job.record.is_file() else {}
+    if record and record["stamp"] == _stamp(job):
         return False
-    key = content_hash([job.recipe, {p.name: file_hash(p) for p in files}])
-    if record.get("key") != key:
+    before = _input_times(job)
+    key = content_hash([job.recipe, {p.name: file_hash(p) for p in job.inputs()}])
+    is_done = bool(record) and record["key"] == key and record["outputs"] == _output_hashes(job)
+    if not is_done:
         # The host writes under its own names; a folder of ours on the same disk makes that atomic.
         scratch = partial_path(job.folder / job.case)
         scratch.mkdir(parents=True, exist_ok=True)
@@ -102,8 +105,10 @@ def preprocess_case(job: Job) -> bool:
                 os.replace(scratch / f"{job.case}{ending}", target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    write_json(job.record, {"key": key, "stamp": stamp, "bytes": _sizes(job)})
-    return record.get("key") != key
+    if before == _input_times(job):  # else the next run looks again
+        hashes = _output_hashes(job)
+        write_json(job.record, {"key": key, "stamp": _stamp(job), "outputs": hashes})
+    return not is_done
 
 
 def need_bytes(job: Job) -> int:
@@ -137,16 +142,21 @@ def forget_cases(folder: Path, records: Path, kept: set[str]) -> None:
             record.unlink()
 
 
-def _record(job: Job) -> dict[str, Any]:
-    """What an earlier run noted of a case whose arrays are all there; else nothing."""
-    if not job.record.is_file():
-        return {}
-    record = json.loads(job.record.read_text())
-    return record if record["bytes"] == _sizes(job) else {}
+def _stamp(job: Job) -> str | None:
+    """What a case was made of and what was made of it, by the files' times; None while a file is
+    missing. Where it has not changed, no byte is read."""
+    outputs = list(job.outputs().values())
+    if not all(path.is_file() for path in outputs):
+        return None
+    return content_hash([job.recipe, _input_times(job), [file_times(path) for path in outputs]])
 
 
-def _sizes(job: Job) -> dict[str, int]:
-    return {ending: p.stat().st_size for ending, p in job.outputs().items() if p.is_file()}
+def _input_times(job: Job) -> list[list[int]]:
+    return [file_times(path) for path in job.inputs()]
+
+
+def _output_hashes(job: Job) -> dict[str, str]:
+    return {ending: file_hash(p) for ending, p in job.outputs().items() if p.is_file()}
 
 
 def _make(job: Job, truncated: Path) -> None:
