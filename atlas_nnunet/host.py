@@ -77,6 +77,7 @@ class NetworkSpec:
         requires_import: Names in `arch_kwargs` whose values are dotted paths.
         channels: Names of the input channels, in order.
         heads: Names of the output channels, in order; "background" first without regions.
+        absent: Parameters that a source of this network comes without (an encoder alone).
     """
 
     class_name: str
@@ -84,6 +85,7 @@ class NetworkSpec:
     requires_import: tuple[str, ...]
     channels: tuple[str, ...]
     heads: tuple[str, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def widths(self) -> tuple[int, ...]:
