@@ -153,6 +153,32 @@ def test_a_file_that_is_not_understood_stops_in_words(tmp_path, content, words):
     assert caught.value.do
 
 
+@pytest.mark.parametrize(
+    ("field", "path"),
+    [("class", "foreign_module.Network"), ("conv_op", "foreign_module.Conv"),
+     ("class", "dynamic_network_architectures.architectures.unet.torch.hub.load"),
+     ("class", "builtins.print"), ("nonlin", "torch.nn.functional.relu"), ("norm_op", ["x"])],
+)  # fmt: skip
+@pytest.mark.parametrize("by", ["nnunet", "nnssl"])
+def test_a_plan_inside_calls_nothing_but_network_modules(tmp_path, monkeypatch, by, field, path):
+    """The host imports and calls what a plan names: a way round `weights_only`."""
+    touched = tmp_path / "touched"
+    (tmp_path / "foreign_module.py").write_text(f"open({str(touched)!r}, 'w').close()")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = spec(3, residual=True)
+    changed = replace(own, class_name=path) if field == "class" else replace(
+        own, arch_kwargs={**own.arch_kwargs, field: path})  # fmt: skip
+    content = nnunet_checkpoint(own)
+    content["init_args"]["plans"] = plans(changed)
+    if by == "nnssl":
+        if field == "class":
+            return  # a name of nnssl's own list
+        content["nnssl_adaptation_plan"] = files.adaptation_plan(changed)
+    with pytest.raises(TransferError, match="it is not called"):
+        read(tmp_path / "c.pth", content)
+    assert not touched.exists()
+
+
 def test_half_a_decoder_is_damage_not_an_encoder(tmp_path):
     made = files.nnssl(True)
     whole = files.nnssl(False).state
@@ -228,7 +254,7 @@ def test_transfer_takes_an_encoder_and_says_what_it_left(workspace, capsys):
     assert "format nnssl" in out
     assert "the file holds an encoder only" in out
     assert "projection of a contrastive method" in out
-    report = json.loads(next(folder.glob("*transfer_report.json")).read_text())
+    report = json.loads(next(workspace.folder.rglob("*transfer_report.json")).read_text())
     assert report["groups"]["encoder"]["copied"] == 1
     assert report["groups"]["decoder"]["kept"] == 1
 

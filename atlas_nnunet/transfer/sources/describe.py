@@ -14,6 +14,7 @@ from atlas_nnunet.host import NetworkSpec, channel_names, head_names
 from atlas_nnunet.transfer.sources import layouts
 from atlas_nnunet.transfer.sources.oldplans import spec_of_any_age
 from atlas_nnunet.transfer.sources.stored import KEY_TABLE_HINT, Stored
+from atlas_nnunet.transfer.sources.trusted import trusted
 
 UNSTATED = "unstated"  # the configuration of a source whose file has no plan
 Tensors = Mapping[str, Tensor]
@@ -81,7 +82,7 @@ def from_plan(stored: Stored, tensors: Tensors, where: str) -> Described:
     plans, configuration, dataset_json = (
         init[key] for key in ("plans", "configuration", "dataset_json")
     )
-    spec = spec_of_any_age(plans, configuration, dataset_json)
+    spec = trusted(spec_of_any_age(plans, configuration, dataset_json), where)
     return Described(spec, built_shapes(spec, where), plans, dataset_json, configuration)
 
 

@@ -41,7 +41,4 @@ def _reconstructed(configuration: Mapping[str, Any]) -> dict[str, Any]:
             where=str(configuration["UNet_class_name"]),
             do="plan again with nnunetv2 >= 2.4: atlas-nnunet plan DATASET",
         ) from error
-    architecture = dict(managed.configuration["architecture"])
-    # The host names a module that dynamic_network_architectures 0.4.4 does not have.
-    class_name = architecture["network_class_name"].replace(".residual_unet.", ".unet.")
-    return {**architecture, "network_class_name": class_name}
+    return dict(managed.configuration["architecture"])

@@ -20,6 +20,7 @@ from atlas_nnunet.transfer.sources.describe import (
     unnamed,
 )
 from atlas_nnunet.transfer.sources.stored import KEY_TABLE_HINT, Stored
+from atlas_nnunet.transfer.sources.trusted import trusted
 
 UNETS = "dynamic_network_architectures.architectures.unet."
 PLAIN, RESIDUAL = UNETS + "PlainConvUNet", UNETS + "ResidualEncoderUNet"
@@ -73,7 +74,7 @@ def from_adaptation_plan(stored: Stored, tensors: Tensors, where: str) -> Descri
         )
     channels = unnamed("channel", int(plan["pretrain_num_input_channels"]))
     heads = unnamed("head", head_size(tensors, "decoder.seg_layers.0.weight"))
-    spec = NetworkSpec(class_name, kwargs, IMPORTED, channels, heads)
+    spec = trusted(NetworkSpec(class_name, kwargs, IMPORTED, channels, heads), where)
     plans, configuration = _nnssl_plan(stored)
     return Described(spec, built_shapes(spec, where), plans, {}, configuration, ENCODER_ONLY)
 
