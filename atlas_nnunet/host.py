@@ -94,7 +94,8 @@ class NetworkSpec:
 
     @property
     def n_stages(self) -> int:
-        return int(self.arch_kwargs["n_stages"])
+        """Zero for a network that is not made of nnU-Net's stages."""
+        return int(self.arch_kwargs.get("n_stages", 0))
 
     def build(self, *, initialise: bool = True, deep_supervision: bool = True) -> nn.Module:
         """The network with nnU-Net's own initialisation (random: seed torch before)."""
