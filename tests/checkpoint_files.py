@@ -254,7 +254,9 @@ def monai_segresnet() -> torch.nn.Module:
 def monai_swin_unetr() -> torch.nn.Module:
     from monai.networks.nets import SwinUNETR
 
-    return SwinUNETR(in_channels=1, out_channels=5, feature_size=12, depths=(2, 1, 1, 1))
+    return SwinUNETR(
+        in_channels=1, out_channels=5, feature_size=12, depths=(2, 1, 1, 1), window_size=5
+    )
 
 
 def segresnet() -> Made:

@@ -17,6 +17,7 @@ from atlas_nnunet.transfer.receipt import normalisation
 from atlas_nnunet.transfer.shares import Shares, forecast
 from atlas_nnunet.transfer.sources import layouts, unets
 from atlas_nnunet.transfer.sources.formats import FORMATS
+from atlas_nnunet.transfer.sources.stored import stripped
 from atlas_nnunet.transfer.starting import start_target
 
 pytestmark = pytest.mark.host
@@ -52,7 +53,9 @@ def test_a_file_is_recognised_and_every_key_accounted_for(tmp_path, name, make):
     # What a receipt asks of the plan is there, whether or not the file has one.
     target = spec()
     told = normalisation(source, plans(target), "3d_fullres")
-    assert {"source", "target"} < set(told)
+    published = next(row.intensities for row in FORMATS if row.name == name)
+    if published:
+        assert told["source"]["schemes"] == [published]
     assert source.plans.get("dataset_name") is None or source.plans["plans_name"]
 
 
@@ -177,6 +180,13 @@ def test_a_plan_inside_calls_nothing_but_network_modules(tmp_path, monkeypatch, 
     with pytest.raises(TransferError, match="it is not called"):
         read(tmp_path / "c.pth", content)
     assert not touched.exists()
+
+
+def test_a_prefix_is_stripped_where_all_keys_have_it_and_no_two_become_one():
+    one = torch.zeros(1)
+    assert set(stripped({"module.a": one, "module.b": one})) == {"a", "b"}
+    for keys in ({"module.a", "a"}, {"module.a", "b"}, {"backbone.a", "controller.a"}):
+        assert set(stripped(dict.fromkeys(keys, one))) == keys
 
 
 def test_half_a_decoder_is_damage_not_an_encoder(tmp_path):

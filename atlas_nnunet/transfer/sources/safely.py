@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,36 @@ class Inert:
     """In place of a class whose objects lie beside the weights: takes attributes, does nothing."""
 
 
+def called(function: Callable[..., Any], path: str) -> Callable[..., Any]:
+    """The function under another dotted path, by which torch looks it up."""
+
+    def same(*args: Any) -> Any:
+        return function(*args)
+
+    same.__module__, _, same.__qualname__ = path.rpartition(".")
+    return same
+
+
+def stand_in(path: str) -> type:
+    """An Inert under the dotted path of a class that is never imported."""
+    module, _, name = path.rpartition(".")
+    return type(name, (Inert,), {"__module__": module, "__qualname__": name})
+
+
 # What is loaded beside tensors and plain values. Each row either cannot run code or is ours.
 SAFE: list[Any] = [
     # Numbers of nnU-Net's log. numpy 1 called the same functions by another path, and nearly
     # every released nnU-Net v2 checkpoint was written under numpy 1.
     multiarray.scalar, np.ndarray, np.dtype, multiarray._reconstruct,
-    (multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    called(multiarray.scalar, "numpy.core.multiarray.scalar"),
+    called(multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
     *(type(np.dtype(kind)) for kind in KINDS),
     # Options of a training script (MONAI's and VoCo's scripts keep them): a bag of attributes.
     argparse.Namespace,
     # nnssl keeps its plan as an object in init_args; the plan we read is the one in JSON form.
     # Nothing of nnssl is imported: the name leads to the stand-in.
-    (Inert, "nnssl.experiment_planning.experiment_planners.plan.Plan"),
-    (Inert, "nnssl.experiment_planning.experiment_planners.plan.ConfigurationPlan"),
+    stand_in("nnssl.experiment_planning.experiment_planners.plan.Plan"),
+    stand_in("nnssl.experiment_planning.experiment_planners.plan.ConfigurationPlan"),
 ]  # fmt: skip
 # Left out on purpose: collections.defaultdict (it calls what the file gives it), pathlib's paths
 # and whole modules (MONAI bundles): no format of ours needs them.
