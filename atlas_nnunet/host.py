@@ -77,6 +77,7 @@ class NetworkSpec:
         requires_import: Names in `arch_kwargs` whose values are dotted paths.
         channels: Names of the input channels, in order.
         heads: Names of the output channels, in order; "background" first without regions.
+        absent: Parameters that a source of this network comes without (an encoder alone).
     """
 
     class_name: str
@@ -84,6 +85,7 @@ class NetworkSpec:
     requires_import: tuple[str, ...]
     channels: tuple[str, ...]
     heads: tuple[str, ...]
+    absent: tuple[str, ...] = ()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -92,7 +94,8 @@ class NetworkSpec:
 
     @property
     def n_stages(self) -> int:
-        return int(self.arch_kwargs["n_stages"])
+        """Zero for a network that is not made of nnU-Net's stages."""
+        return int(self.arch_kwargs.get("n_stages", 0))
 
     def build(self, *, initialise: bool = True, deep_supervision: bool = True) -> nn.Module:
         """The network with nnU-Net's own initialisation (random: seed torch before)."""

@@ -10,7 +10,7 @@ from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import NetworkSpec, network_spec, read_json, resolve_configuration
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
 from atlas_nnunet.structures import canonical
-from atlas_nnunet.transfer.checkpoints import read_checkpoint
+from atlas_nnunet.transfer.checkpoints import read_checkpoint, read_key_table
 from atlas_nnunet.transfer.shares import forecast
 
 BLOCK_KEYS = {True: "n_blocks_per_stage", False: "n_conv_per_stage"}
@@ -58,15 +58,15 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         self.UNet_blocks_per_stage_decoder = extended(tuple(decoder), 13)
 
     @staticmethod
-    def read_source(path: Path, configuration: str) -> NetworkSpec:
-        """The source, from a checkpoint (.pth) or a plans file that lies beside its dataset.json.
+    def read_source(path: Path, configuration: str, key_table: Path | None = None) -> NetworkSpec:
+        """The source, from a checkpoint or a plans file (.json) beside its dataset.json.
 
         Raises:
             PlanError, TransferError: a file is missing or is not what its name says.
         """
-        if path.suffix == ".pth":
-            return read_checkpoint(path).spec
-        hint = "give a checkpoint (.pth), or a plans file that lies beside its dataset.json"
+        if path.suffix != ".json":
+            return read_checkpoint(path, read_key_table(key_table) if key_table else None).spec
+        hint = "give a checkpoint, or a plans file (.json) that lies beside its dataset.json"
         plans = read_json(path, hint)
         return network_spec(plans, configuration, read_json(path.parent / "dataset.json", hint))
 

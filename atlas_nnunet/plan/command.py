@@ -39,6 +39,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="the source, for AtlasTransferPlanner: a checkpoint, or a plans file beside its "
         "dataset.json",
     )  # fmt: skip
+    parser.add_argument(
+        "--key-table", type=Path, metavar="FILE",
+        help="JSON that explains a checkpoint of another format; transfer --help shows one",
+    )  # fmt: skip
     parser.add_argument("-c", dest="configuration", default="3d_fullres",
                         help="the configuration of --from, where it is a plans file")  # fmt: skip
     parser.add_argument(
@@ -124,7 +128,7 @@ def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
                 f"{args.planner} needs a source network",
                 do="give --from CHECKPOINT.pth, or --from PLANS.json beside its dataset.json",
             )
-        options["source"] = kind.read_source(args.source, args.configuration)
+        options["source"] = kind.read_source(args.source, args.configuration, args.key_table)
     return options
 
 

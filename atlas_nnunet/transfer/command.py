@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
 from atlas_nnunet.host import dataset_name, network_spec, read_json
 from atlas_nnunet.leakage import sentences
 from atlas_nnunet.structures import canonical
+from atlas_nnunet.transfer.sources.example import EXAMPLE
+
+if TYPE_CHECKING:
+    from atlas_nnunet.transfer.checkpoints import Source
 
 VERSION = 1  # of the rules: raise it when the same source would give other weights
 
@@ -19,19 +25,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="plans", default="AtlasTransferPlans")
     parser.add_argument("-c", dest="configuration", default="3d_fullres")
     parser.add_argument("--from", dest="source", type=Path, required=True,
-                        help="checkpoint_final.pth of the pre-training")  # fmt: skip
+                        help="checkpoint of the pre-training: ours, nnU-Net v2, nnssl, STU-Net, "
+                        "VoCo, Models Genesis, SuPreM, Universal Model, MONAI")  # fmt: skip
+    parser.add_argument("--key-table", type=Path, metavar="FILE",
+                        help="JSON that explains a checkpoint of another format")  # fmt: skip
     parser.add_argument("--floor", type=float, default=0.5,
                         help="least share of encoder and decoder from the source")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="for what is not in the source")
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     parser.epilog = (
         "example:\n  atlas-nnunet transfer 507 --from fold_all/checkpoint_final.pth\n"
-        "then:\n  nnUNetv2_train 507 3d_fullres 0 -tr AtlasTransferTrainer -p AtlasTransferPlans"
+        "then:\n  nnUNetv2_train 507 3d_fullres 0 -tr AtlasTransferTrainer -p AtlasTransferPlans\n"
+        f"a key table (--key-table), every field optional:\n{EXAMPLE}"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from atlas_nnunet.transfer.checkpoints import read_checkpoint
+    from atlas_nnunet.transfer.checkpoints import (
+        read_checkpoint,
+        read_key_table,
+        refuse_other_network,
+    )
     from atlas_nnunet.transfer.receipt import receipt, refuse_below
     from atlas_nnunet.transfer.shares import Shares
     from atlas_nnunet.transfer.starting import start_target, write_checkpoint
@@ -40,8 +54,12 @@ def run(args: argparse.Namespace) -> int:
     hint = f"atlas-nnunet plan {dataset.name} -pl AtlasTransferPlanner --from {args.source}"
     plans = read_json(dataset.plans(args.plans), hint)
     dataset_json = read_json(dataset.preprocessed / "dataset.json", hint)
-    source = read_checkpoint(args.source)
-    key = content_hash([source.sha256, plans, dataset_json, args.configuration, args.seed, VERSION])
+    table = read_key_table(args.key_table) if args.key_table else None
+    source = read_checkpoint(args.source, table)
+    key = content_hash(
+        [source.sha256, plans, dataset_json, args.configuration, args.seed, VERSION]
+        + ([table.content] if table else [])
+    )
     target = dataset.transferred(args.plans, args.configuration)
     report = dataset.transfer_report(args.plans, args.configuration)
     if target.is_file() and report.is_file():
@@ -50,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"done before: {target}")
             return 0
     spec = network_spec(plans, args.configuration, dataset_json)
+    refuse_other_network(source, spec, str(args.source))
+    print(_accounted(source))
     names = {name: canonical(name) for name in (*source.spec.heads, *spec.heads)}
     network, decisions, heads = start_target(source, spec, names, args.seed)
     print(Shares.of(decisions).table())
@@ -65,6 +85,15 @@ def run(args: argparse.Namespace) -> int:
     write_json(report, {**content, "overlap": shared, "checkpoint_sha256": file_hash(target)})
     print(f"written: {target}\nwritten: {report}")
     return 0
+
+
+def _accounted(source: Source) -> str:
+    """What was read and what was left, in one line each."""
+    lines = [f"format {source.format}: {len(source.parameters)} parameters"]
+    for kind, left in (("left out", source.dropped), ("not in the file", source.absent)):
+        reasons = Counter(left.values())
+        lines += [f"  {kind}, {n}: {reason}" for reason, n in sorted(reasons.items())]
+    return "\n".join(lines)
 
 
 def _leakage(dataset: Dataset, pretraining: str | None) -> list[str]:

@@ -57,6 +57,7 @@ def forecast(source: NetworkSpec, target: NetworkSpec, names: Mapping[str, str])
         names: Head name -> canonical structure.
     """
     old, new = (dict(spec.build_empty().named_parameters()) for spec in (source, target))
+    old = {name: tensor for name, tensor in old.items() if name not in source.absent}
     places = namesakes(list(old), source.n_stages, list(new), target.n_stages)
     heads = canonical_heads(source.heads, target.heads, names)
     return Shares.of([decide(pair) for pair in pairs_of(old, new, places, heads)])
