@@ -10,7 +10,8 @@ from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import resolve_configuration
 from atlas_nnunet.transfer.align import GROUPS
 from atlas_nnunet.transfer.checkpoints import Source
-from atlas_nnunet.transfer.rules import Decision, Heads
+from atlas_nnunet.transfer.heads import Heads
+from atlas_nnunet.transfer.rules import Decision
 from atlas_nnunet.transfer.shares import Shares
 
 SCHEMA = 1

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_nnunet.host import NetworkSpec
-from atlas_nnunet.transfer.align import GROUPS, namesakes
-from atlas_nnunet.transfer.rules import Decision, canonical_heads, decide, pairs_of
+from atlas_nnunet.transfer.align import GROUPS, matches
+from atlas_nnunet.transfer.heads import canonical_heads
+from atlas_nnunet.transfer.pair import pairs_of
+from atlas_nnunet.transfer.rules import Decision, decide
 
 KINDS = ("copied", "adapted", "kept")
 
@@ -48,15 +50,18 @@ class Shares:
         return "\n".join(rows)
 
 
-def forecast(source: NetworkSpec, target: NetworkSpec, names: Mapping[str, str]) -> Shares:
+def forecast(
+    source: NetworkSpec, target: NetworkSpec, names: Mapping[str, str], shift: int = 0
+) -> Shares:
     """What a transfer will carry over, from shapes alone: no weights, no memory.
 
     Args:
         source: The pre-trained network.
         target: The planned one.
         names: Head name -> canonical structure.
+        shift: Of levels (levels.py).
     """
     old, new = (dict(spec.build_empty().named_parameters()) for spec in (source, target))
-    places = namesakes(list(old), source.n_stages, list(new), target.n_stages)
+    found = matches(list(old), source.n_stages, list(new), target.n_stages, shift)
     heads = canonical_heads(source.heads, target.heads, names)
-    return Shares.of([decide(pair) for pair in pairs_of(old, new, places, heads)])
+    return Shares.of([decide(pair) for pair in pairs_of(old, new, found, heads)])
