@@ -127,7 +127,9 @@ def test_networks_of_other_depth_see_the_same_on_the_levels_they_share(residual,
 def test_a_narrower_network_takes_the_first_channels_of_every_parameter(residual):
     source, _ = source_of(spec(residual=residual, width=8))
     target, decisions = started(source, spec(residual=residual, width=4))
-    assert nothing_left(decisions)
+    shares = Shares.of(list(decisions.values()))
+    assert shares.fractions("encoder", "decoder")["kept"] == 0
+    assert shares.body_from_source == pytest.approx(0), "there is no claim to count"
     name = "decoder.stages.2.convs.0.conv.weight"
     want = torch.cat([source.parameters[name][:4, :4], source.parameters[name][:4, 8:12]], 1)
     assert torch.equal(dict(target.named_parameters())[name], want)
@@ -197,9 +199,10 @@ def test_from_residual_to_plain_the_first_convolution_is_exact_and_the_rest_is_n
     x = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         close(target.encoder.stages[0][0].convs[0](x), network.encoder.stem(x))
-    crossed = {n for n, d in decisions.items() if d.rule == "other_encoder"}
+    crossed = {n for n, d in decisions.items() if d.rule == "residual_to_plain"}
     assert {n.split(".")[2] for n in crossed} == {"1", "2", "3"}, "level 0 has no counterpart"
     assert all("no claim" in decisions[n].because for n in crossed)
+    assert not any(decisions[n].claim for n in crossed)
 
 
 @BOTH

@@ -37,6 +37,7 @@ class Rule:
         applies: Whether the rule takes a pair.
         start: The weight it makes.
         because: Why, and how exact it is.
+        claim: Whether it keeps anything of the source's function; the floor counts only those.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Rule:
     applies: Callable[[Pair], bool]
     start: Callable[[Pair], Tensor]
     because: str
+    claim: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Decision:
     adapted: int
     kept: int
     because: str
+    claim: bool = True
 
 
 def rows_fit(p: Pair) -> bool:
@@ -154,10 +157,11 @@ RULES: tuple[Rule, ...] = (
          "norm and LeakyReLU follow it"),
     Rule("new_level", "kept", lambda p: p.missing == "level", own,
          "the source has no such level"),
-    Rule("other_encoder", "adapted", lambda p: p.across, source_of,
-         "between a plain stage and the first block of a residual one, convolution by convolution; "
-         "plain to residual keeps the stage's function where widths differ, residual to plain "
-         "drops the skip path: no claim"),
+    Rule("plain_to_residual", "adapted", lambda p: p.across and ".blocks." in p.name, source_of,
+         "a stage's first two convolutions become its first block: the same function, where that "
+         "block has a convolution on its skip path to silence"),
+    Rule("residual_to_plain", "adapted", lambda p: p.across, source_of,
+         "the first block's two convolutions without its skip path", claim=False),
     Rule("other_axes", "adapted", axes_differ,
          lambda p: kernels.refit_axes(source_of(p), p.target.ndim, upsampling=p.is_upsampling),
          "to 3-D: each slice alone, exact; to 2-D: exact where all slices are alike"),
@@ -172,7 +176,7 @@ RULES: tuple[Rule, ...] = (
     Rule("wider", "adapted", grows, lambda p: resize(p, growing=True),
          "copies of channels, read in parts that add up: exact"),
     Rule("narrower", "adapted", shrinks, lambda p: resize(p, growing=False),
-         "the first channels: no claim"),
+         "the first channels of each level", claim=False),
     Rule("same_shape", "copied", same, source_of,
          "nothing to adapt"),
     Rule("keep_init", "kept", lambda p: True, own,
@@ -223,7 +227,8 @@ def _decision(pair: Pair, path: Sequence[Rule]) -> Decision:
     return Decision(
         pair.name, pair.source_name if kind != "kept" else None,
         " + ".join(rule.name for rule in said), group_of(pair.name), **count,
-        because="; ".join(rule.because for rule in said),
+        because="; ".join(rule.because + ("" if rule.claim else ": no claim") for rule in said),
+        claim=all(rule.claim for rule in said),
     )  # fmt: skip
 
 

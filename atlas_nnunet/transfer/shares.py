@@ -16,17 +16,26 @@ KINDS = ("copied", "adapted", "kept")
 
 @dataclass(frozen=True)
 class Shares:
-    """Elements of the target's parameters by group and kind: counts[group][kind]."""
+    """Elements of the target's parameters.
+
+    Attributes:
+        counts: By group and kind: counts[group][kind].
+        unclaimed: By group, those from the source by a rule that keeps nothing of its function.
+    """
 
     counts: Mapping[str, Mapping[str, int]]
+    unclaimed: Mapping[str, int]
 
     @classmethod
     def of(cls, decisions: Sequence[Decision]) -> Shares:
         counts = {group: dict.fromkeys(KINDS, 0) for group in GROUPS}
+        unclaimed = dict.fromkeys(GROUPS, 0)
         for decision in decisions:
             for kind in KINDS:
                 counts[decision.group][kind] += getattr(decision, kind)
-        return cls(counts)
+            if not decision.claim:
+                unclaimed[decision.group] += decision.copied + decision.adapted
+        return cls(counts, unclaimed)
 
     def fractions(self, *groups: str) -> dict[str, float]:
         """Share of each kind in some groups, or in the whole network; sums to 1."""
@@ -36,8 +45,11 @@ class Shares:
 
     @property
     def body_from_source(self) -> float:
-        """Share of encoder and decoder that is copied or adapted."""
-        return 1 - self.fractions("encoder", "decoder")["kept"]
+        """Share of encoder and decoder that is copied, or adapted by a rule with a claim."""
+        body = ("encoder", "decoder")
+        total = sum(self.counts[group][kind] for group in body for kind in KINDS)
+        without = sum(self.unclaimed[group] for group in body) / max(total, 1)
+        return 1 - self.fractions(*body)["kept"] - without
 
     def table(self) -> str:
         """Plain text, one row a group."""
@@ -47,6 +59,11 @@ class Shares:
             part = self.fractions(*own)
             rows.append(f"{name:8}{total:>12,}" + "".join(
                 f"{part[k]:>{w}.1%}" for k, w in zip(KINDS, (9, 9, 10), strict=True)))  # fmt: skip
+        if any(self.unclaimed.values()):
+            rows.append(
+                f"of these adapted without a claim, and not counted for the floor: "
+                f"{sum(self.unclaimed.values()):,}"
+            )
         return "\n".join(rows)
 
 

@@ -48,6 +48,15 @@ def start_target(
     return network, decisions, heads
 
 
+def network_of(source: Source) -> nn.Module:
+    """The source's own network, with its weights."""
+    network = source.spec.build(initialise=False)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(source.parameters[name])
+    return network
+
+
 def write_checkpoint(
     path: Path, network: nn.Module, plans: Mapping[str, Any], configuration: str,
     dataset_json: Mapping[str, Any], source_sha256: str,
