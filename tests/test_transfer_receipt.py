@@ -10,12 +10,12 @@ import torch
 from networks import plans, source_of, spec
 
 from atlas_nnunet.errors import TransferError
-from atlas_nnunet.transfer.forward import as_table, forward_check, patch_size, real_patch
+from atlas_nnunet.transfer.forward import as_table, forward_check, look, patch_size, real_patch
 from atlas_nnunet.transfer.heads import Heads
 from atlas_nnunet.transfer.intensities import affine, scheme, to_source
 from atlas_nnunet.transfer.page import page
 from atlas_nnunet.transfer.receipt import receipt, refuse_below
-from atlas_nnunet.transfer.starting import network_of, start_target
+from atlas_nnunet.transfer.starting import start_target
 
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
@@ -98,7 +98,7 @@ def test_equal_networks_agree_fully_and_others_do_not(residual):
     own = spec(residual=residual, width=8)
     target, _, heads = start_target(source, own, {}, seed=0)
     patch = torch.randn(1, 1, 16, 16, 16)
-    found = forward_check(network_of(source), target, patch, heads)
+    found = look(source, target, patch, heads)
     assert [a.place for a in found] == [
         *(f"encoder level {i}" for i in range(4)), *(f"logits {n}" for n in own.heads),
     ]  # fmt: skip
@@ -117,8 +117,7 @@ def test_the_check_gives_the_source_what_its_own_preprocessing_would_have_left()
     target, _, heads = start_target(source, bare, {}, seed=0, folds=folds)
     patch = torch.randn(1, 1, 32, 32, 32)
     with_folds, without = (
-        forward_check(network_of(source), target, patch, heads, folds=f)[0].correlation
-        for f in (folds, ())
+        look(source, target, patch, heads, folds=f)[0].correlation for f in (folds, ())
     )
     assert with_folds > without
 
@@ -137,6 +136,23 @@ def test_what_cannot_be_compared_is_said():
     assert "refuses the patch [1, 1, 16, 16, 16]" in only.why_not
     (none,) = forward_check(torch.nn.Linear(1, 1), network, torch.randn(1, 1, 16, 16, 16), heads)
     assert none.correlation is None
+
+
+def test_an_encoder_alone_is_looked_at_as_far_as_it_goes():
+    source, _ = source_of(spec())
+    alone = {n: p for n, p in source.parameters.items() if n.startswith("encoder.")}
+    source = replace(source, parameters=alone)
+    target, decisions, heads = start_target(source, spec(), {}, seed=0)
+    assert {d.rule for d in decisions if d.group != "encoder"} == {"new_part"}
+    found = look(source, target, torch.randn(1, 1, 16, 16, 16), heads)
+    assert [a.correlation for a in found] == pytest.approx([1.0] * 4)
+    with pytest.raises(TransferError, match="new_part") as caught:
+        refuse_below(0.9, decisions, "x.pth")
+    assert "does not have" in caught.value.do
+    nowhere = replace(source, spec=replace(source.spec, class_name="no.such.Network"))
+    (only,) = look(nowhere, target, torch.randn(1, 1, 16, 16, 16), heads)
+    assert "cannot be built" in only.why_not
+    assert patch_size([20, 20], replace(spec(), arch_kwargs={})) == [20, 20]
 
 
 def test_a_real_patch_is_the_middle_of_a_case_and_noise_is_called_noise(tmp_path):
@@ -179,7 +195,7 @@ def test_a_refusal_names_what_failed_and_the_mode_that_would_serve():
 def written(own, source, target_plans, **how):
     target, decisions, heads = start_target(source, own, {}, seed=0, **how)
     patch = torch.randn(1, len(own.channels), 32, 32, 32)
-    found = forward_check(network_of(source), target, patch, heads, **how)
+    found = look(source, target, patch, heads, **how)
     return receipt(source, decisions, heads, target_plans, "3d_fullres", "key", spec=own,
                    folds=how.get("folds", ()), patch="a patch", forward=found)  # fmt: skip
 

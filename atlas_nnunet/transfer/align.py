@@ -43,10 +43,11 @@ class Match:
     Attributes:
         source: Name of the parameter in the source, or None.
         across: It comes from an encoder of the other kind (plain or residual).
-        missing: Why there is none: "" (there is one), "level" (the source has no such level),
-            "block_end" (last norm of a block that the source lacks), "block" (the rest of one),
-            "skip" (the source is plain and computes this stage without), "conv" (a plain stage of
-            the source has fewer convolutions), "role" (nothing of that kind).
+        missing: Why there is none: "" (there is one), "part" (the source has no decoder, or no
+            encoder), "level" (no such level), "block_end" (last norm of a block that the source
+            lacks), "block" (the rest of one), "skip" (the source is plain and computes this stage
+            without), "conv" (a plain stage of the source has fewer convolutions), "role" (nothing
+            of that kind).
     """
 
     source: str | None
@@ -127,6 +128,8 @@ def _why(place: str, by_place: Mapping[str, str], mixed: bool, is_end: bool) -> 
     if not level:
         return "role"
     part = place.split(".", 1)[0]
+    if not any(p.startswith(f"{part}.") for p in by_place):
+        return "part"
     if not any(p.startswith(f"{part}.") and f"{level.group()}." in p for p in by_place):
         return "level"
     if ".skip." in place:

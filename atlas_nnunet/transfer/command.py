@@ -81,12 +81,12 @@ def _start(
     Raises:
         TransferError: too little comes from the source, or heads cannot be joined.
     """
-    from atlas_nnunet.transfer.forward import as_table, forward_check, patch_size, real_patch
+    from atlas_nnunet.transfer.forward import MOST_VOX, as_table, look, patch_size, real_patch
     from atlas_nnunet.transfer.intensities import affine, scheme
     from atlas_nnunet.transfer.levels import choose_levels
     from atlas_nnunet.transfer.receipt import receipt, refuse_below
     from atlas_nnunet.transfer.shares import Shares
-    from atlas_nnunet.transfer.starting import network_of, start_target
+    from atlas_nnunet.transfer.starting import start_target
 
     ends = (source.plans, source.configuration), (plans, args.configuration)
     spec = network_spec(plans, args.configuration, dataset_json)
@@ -103,11 +103,10 @@ def _start(
     print(f"head rows from the source, by name: {sorted(from_source)}")
     config = resolve_configuration(plans, args.configuration)
     cases = dataset.preprocessed / str(config.get("data_identifier"))
-    size = patch_size(config["patch_size"], spec, source.spec)
+    planned = config.get("patch_size") or [MOST_VOX] * len(spec.arch_kwargs["strides"][0])
+    size = patch_size(planned, spec, source.spec)
     patch, which = real_patch(cases, size, len(spec.channels))
-    found = forward_check(
-        network_of(source), network, patch, heads, shift=levels.shift, folds=folds
-    )
+    found = look(source, network, patch, heads, shift=levels.shift, folds=folds)
     print(f"correlation of source and target on {which}:\n{as_table(found)}")
     content = receipt(
         source, decisions, heads, plans, args.configuration, "", spec=spec, levels=levels,

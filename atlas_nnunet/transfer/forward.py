@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from atlas_nnunet.host import NetworkSpec
+from atlas_nnunet.transfer.checkpoints import Source
 from atlas_nnunet.transfer.heads import Heads
 from atlas_nnunet.transfer.intensities import Affine, to_source
+from atlas_nnunet.transfer.starting import network_of
 from atlas_nnunet.transfer.widths import resize_outputs
 
 MOST_VOX = 64  # along an axis: the check is to take seconds
@@ -84,6 +86,23 @@ def forward_check(
     return out
 
 
+def look(
+    source: Source, target: nn.Module, patch: Tensor, heads: Heads,
+    *, shift: int = 0, folds: Sequence[Affine] = (),
+) -> list[Agreement]:  # fmt: skip
+    """`forward_check` with the source's own network, as far as its file has it.
+
+    A source without a decoder has features to compare, and no logits.
+    """
+    try:
+        network, whole = network_of(source)
+    except Exception as error:  # of whatever kind a class that we do not know raises
+        why = f"the source's network cannot be built here: {error}"
+        return [Agreement("all", None, why)]
+    known = heads if whole else Heads()
+    return forward_check(network, target, patch, known, shift=shift, folds=folds)
+
+
 def as_table(found: Sequence[Agreement]) -> str:
     """Plain text, one row a place."""
     return "\n".join(
@@ -121,9 +140,10 @@ def patch_size(planned: Sequence[int], *networks: NetworkSpec) -> list[int]:
     Whole strides of all networks with as many axes, and two voxels at the bottom of each: instance
     norm refuses a single one.
     """
-    pooled = [torch.tensor(own.arch_kwargs["strides"]).prod(0).tolist() for own in networks]
-    pooled = [own for own in pooled if len(own) == len(planned)]
-    strides = [math.lcm(*own) for own in zip(*pooled, strict=True)]
+    all_strides = [own.arch_kwargs.get("strides", []) for own in networks]
+    pooled = [torch.tensor(own).prod(0).tolist() for own in all_strides
+              if own and len(own[0]) == len(planned)]  # fmt: skip
+    strides = [math.lcm(*own) for own in zip(*pooled, strict=True)] or [1] * len(planned)
     return [
         max(min(vox, MOST_VOX) // stride, 2) * stride
         for vox, stride in zip(planned, strides, strict=True)
@@ -171,4 +191,4 @@ def _agreement(place: str, a: Tensor, b: Tensor) -> Agreement:
     if not alive.any():
         return Agreement(place, None, "constant on this patch")
     each = (flat[0] * flat[1]).sum(1)[alive] / size[alive]
-    return Agreement(place, float(each.mean()))
+    return Agreement(place, round(float(each.mean()), 4))  # beyond that threads differ

@@ -21,14 +21,13 @@ from atlas_nnunet.transfer.shares import Shares
 SCHEMA = 2
 NAMED = 3  # examples of a rule in a refusal
 
-# What left parameters at their start -> the mode of planning in which it does not happen.
-MODE_THAT_SERVES = {
-    "new_level": ("inherit", "takes the source's spacing, patch and strides, and so its levels"),
-    "new_block": ("aligned", "takes the source's blocks"),
-    "new_block_inside": ("aligned", "takes the source's blocks"),
-    "new_conv": ("aligned", "takes the source's convolutions of each stage"),
-    "silent_skip": ("aligned", "takes the source's network class"),
-    "keep_init": ("aligned", "takes the source's widths, blocks and network class"),
+PLAN = "plan the target with -pl AtlasTransferPlanner --from CHECKPOINT --mode"
+ALIGNED = f"{PLAN} aligned, which takes the source's widths, blocks and network class"
+# What left most parameters without the source -> what to do; any other rule: ALIGNED.
+WHAT_SERVES = {
+    "new_part": "no plan gives what the source does not have",
+    "new_level": f"{PLAN} inherit, which takes the source's spacing, patch and strides, and so its "
+    "levels",
 }
 
 
@@ -52,15 +51,21 @@ def refuse_below(floor: float, decisions: Sequence[Decision], where: str) -> Non
         f"{rule}: {len(names[rule])} parameters of {size:,} elements, {names[rule][:NAMED]}"
         for rule, size in kept.most_common()
     )
-    most = kept.most_common(1)[0][0] if kept else "keep_init"
-    mode, why = MODE_THAT_SERVES.get(most, MODE_THAT_SERVES["keep_init"])
+    most = kept.most_common(1)[0][0] if kept else ""
     raise TransferError(
         f"only {got:.1%} of encoder and decoder come from the source, below the floor of "
         f"{floor:.0%}; at their start, or adapted without a claim: {failed}",
         where=where,
-        do=f"plan the target with -pl AtlasTransferPlanner --mode {mode} --from CHECKPOINT, which "
-        f"{why}; or lower --floor",
+        do=f"{WHAT_SERVES.get(most, ALIGNED)}; or lower --floor",
     )
+
+
+def normalisation(
+    source: Source, plans: Mapping[str, Any], configuration: str, folds: Sequence[Affine] = ()
+) -> dict[str, Any]:
+    """How source and target scale intensities, and what was done about it."""
+    sides = scheme(source.plans, source.configuration), scheme(plans, configuration)
+    return compare(*sides, folds)
 
 
 def unused(names: Iterable[str], decisions: Sequence[Decision]) -> list[str]:
@@ -111,7 +116,6 @@ def receipt(
         forward: What it found.
     """
     shares = Shares.of(decisions)
-    scales = scheme(source.plans, source.configuration), scheme(plans, configuration)
     return {
         "schema": SCHEMA,
         "key": key,
@@ -136,7 +140,7 @@ def receipt(
             for row, name in enumerate(heads.target)
         },
         "levels": asdict(levels or Levels(0, "levels from the top")),
-        "normalisation": compare(*scales, folds),
+        "normalisation": normalisation(source, plans, configuration, folds),
         "forward": {"patch": patch, "rows": [asdict(found) for found in forward]},
         "notes": notes(source, decisions, spec),
         "unused": unused(source.parameters, decisions),

@@ -155,6 +155,8 @@ RULES: tuple[Rule, ...] = (
     Rule("new_conv", "kept", lambda p: p.missing == "conv", own,
          "a stage of the source has fewer convolutions, and one more cannot start as the identity: "
          "norm and LeakyReLU follow it"),
+    Rule("new_part", "kept", lambda p: p.missing == "part", own,
+         "the source has no encoder, or no decoder"),
     Rule("new_level", "kept", lambda p: p.missing == "level", own,
          "the source has no such level"),
     Rule("plain_to_residual", "adapted", lambda p: p.across and ".blocks." in p.name, source_of,

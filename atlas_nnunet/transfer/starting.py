@@ -48,13 +48,14 @@ def start_target(
     return network, decisions, heads
 
 
-def network_of(source: Source) -> nn.Module:
-    """The source's own network, with its weights."""
+def network_of(source: Source) -> tuple[nn.Module, bool]:
+    """The source's own network with its weights, and whether the source has all of them."""
     network = source.spec.build(initialise=False)
+    own = dict(network.named_parameters())
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(source.parameters[name])
-    return network
+        for name in own.keys() & source.parameters.keys():
+            own[name].copy_(source.parameters[name])
+    return network, own.keys() <= source.parameters.keys()
 
 
 def write_checkpoint(
