@@ -6,6 +6,7 @@ import pytest
 import torch
 from networks import source_of, spec
 
+from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.shares import Shares
 from atlas_nnunet.transfer.starting import start_target
 
@@ -216,3 +217,44 @@ def test_a_level_of_the_source_may_serve_the_level_above(residual):
             below = torch.randn(1, 4 * 2**level, 8, 8, 8)
             there = network.encoder.stages[level + 1]
             assert torch.equal(target.encoder.stages[level](below), there(below))
+
+
+SOFTMAX = ("background", "kidney_right", "liver", "kidney_left")
+
+
+@BOTH
+def test_a_softmax_network_from_a_sigmoid_one_decides_alike_on_every_level(residual):
+    source, network = source_of(spec(residual=residual))  # liver, kidney_left, kidney_right
+    target, decisions = started(source, spec(residual=residual, heads=SOFTMAX))
+    with torch.no_grad():
+        x = torch.randn(1, 1, 16, 16, 16)
+        for sigmoid, softmax in zip(network(x), target(x), strict=True):
+            best, which = sigmoid[0].max(0)
+            want = torch.where(best > 0, torch.tensor([2, 3, 1])[which], 0)
+            sure = best.abs() > 1e-4
+            assert torch.equal(softmax[0].argmax(0)[sure], want[sure])
+    assert decisions["decoder.seg_layers.0.weight"].kept == 0
+
+
+@BOTH
+def test_a_sigmoid_network_from_a_softmax_one_weighs_against_background(residual):
+    source, network = source_of(spec(residual=residual, heads=SOFTMAX))
+    target, _ = started(source, spec(residual=residual, heads=("liver", "heart")))
+    with torch.no_grad():
+        x = torch.randn(1, 1, 16, 16, 16)
+        for softmax, sigmoid in zip(network(x), target(x), strict=True):
+            close(sigmoid[:, 0], softmax[:, 2] - softmax[:, 0])
+
+
+def test_a_left_kidney_never_starts_from_a_right_one():
+    source, _ = source_of(spec(heads=("liver", "kidney_right", "spleen")))
+    own = spec(heads=("liver", "Left Kidney", "spleen"))
+    names = {name: canonical(name) for name in (*source.spec.heads, *own.heads)}
+    target, decisions, heads = start_target(source, own, names, seed=5)
+    assert heads.shared == {0: 0, 2: 2}
+    fresh, _, _ = start_target(source, spec(heads=("a", "b", "c")), {}, seed=5)
+    for level in range(3):
+        name = f"decoder.seg_layers.{level}.weight"
+        row = dict(target.named_parameters())[name][1]
+        assert torch.equal(row, dict(fresh.named_parameters())[name][1])
+        assert next(d for d in decisions if d.parameter == name).kept == row.numel()

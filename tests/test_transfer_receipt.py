@@ -32,8 +32,10 @@ def scaled(*channels, schemes=None):
     }
 
 
-def as_plan(own, *channels):
-    return plans(own, foreground_intensity_properties_per_channel=scaled(*channels)["intensities"])
+def as_plan(own, *channels, **others):
+    return plans(
+        own, **others, foreground_intensity_properties_per_channel=scaled(*channels)["intensities"]
+    )
 
 
 def normalised(hu, numbers):
@@ -202,13 +204,14 @@ def written(own, source, target_plans, **how):
 
 def test_the_receipt_says_what_differs():
     source, _ = source_of(spec(blocks=3))
-    source = replace(source, plans=as_plan(source.spec, OLD))
+    source = replace(source, plans=as_plan(source.spec, OLD, transpose_forward=[0, 1, 2]))
     own = spec(residual=True, channels=("CT", "PET"))
-    content = written(own, source, as_plan(own, NEW, NEW))
+    content = written(own, source, as_plan(own, NEW, NEW, transpose_forward=[2, 0, 1]))
     assert content["schema"] == 2
     assert "encoder.stages.1.0.convs.2.conv.weight" in content["unused"]
     assert any("encoder is plain, the target's residual" in note for note in content["notes"])
     assert any("PET" in note for note in content["notes"])
+    assert any("[2, 0, 1]" in note for note in content["notes"])
     assert "not corrected" in content["normalisation"]["said"]
     folded = written(spec(), replace(source_of(spec())[0], plans=source.plans),
                      as_plan(spec(), NEW), folds=affine(scaled(OLD), scaled(NEW)))  # fmt: skip

@@ -74,7 +74,10 @@ def unused(names: Iterable[str], decisions: Sequence[Decision]) -> list[str]:
     return [name for name in names if name not in used]
 
 
-def notes(source: Source, decisions: Sequence[Decision], spec: NetworkSpec | None) -> list[str]:
+def notes(
+    source: Source, decisions: Sequence[Decision], plans: Mapping[str, Any],
+    spec: NetworkSpec | None = None,
+) -> list[str]:  # fmt: skip
     """What a reader should know beyond the rows."""
     out = []
     kinds = [is_residual(list(source.parameters)), is_residual([d.parameter for d in decisions])]
@@ -88,6 +91,12 @@ def notes(source: Source, decisions: Sequence[Decision], spec: NetworkSpec | Non
         out.append(
             f"input channels {list(source.spec.channels)} became {list(spec.channels)}: by "
             "number, not by name"
+        )
+    orders = [own.get("transpose_forward") for own in (source.plans, plans)]
+    if None not in orders and orders[0] != orders[1]:
+        out.append(
+            f"axes are ordered {orders[0]} in the source and {orders[1]} in the target: kernels "
+            "carry over by position, not by direction in the body"
         )
     without = sum(not d.claim for d in decisions)
     if without:
@@ -142,7 +151,7 @@ def receipt(
         "levels": asdict(levels or Levels(0, "levels from the top")),
         "normalisation": normalisation(source, plans, configuration, folds),
         "forward": {"patch": patch, "rows": [asdict(found) for found in forward]},
-        "notes": notes(source, decisions, spec),
+        "notes": notes(source, decisions, plans, spec),
         "unused": unused(source.parameters, decisions),
         "unclaimed": shares.unclaimed,
         "rows": [asdict(decision) for decision in decisions],
