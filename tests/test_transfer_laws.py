@@ -140,8 +140,8 @@ def test_a_new_residual_block_is_the_identity_under_relu():
     source, network = source_of(spec(residual=True, nonlin="torch.nn.ReLU"))
     target, decisions = started(source, spec(residual=True, blocks=4, nonlin="torch.nn.ReLU"))
     all_close(network, torch.randn(1, 1, 16, 16, 16), target)
-    rules = {decisions[f"encoder.stages.1.blocks.2.conv{i}.norm.weight"].rule for i in (1, 2)}
-    assert rules == {"new_block", "new_block_inside"}
+    rules = [decisions[f"encoder.stages.1.blocks.2.conv{i}.norm.weight"].rule for i in (1, 2)]
+    assert rules == ["new_block_inside", "new_block"]
 
 
 def test_a_new_residual_block_applies_one_more_leaky_relu_and_nothing_else():
@@ -150,6 +150,19 @@ def test_a_new_residual_block_applies_one_more_leaky_relu_and_nothing_else():
     with torch.no_grad():
         x = network.encoder.stem(torch.randn(1, 1, 16, 16, 16))
         close(target.encoder.stages[0](x), torch.nn.LeakyReLU()(network.encoder.stages[0](x)))
+
+
+def test_a_skip_path_is_found_with_and_without_its_pooling():
+    source, _ = source_of(spec(residual=True))
+    own = spec(residual=True)
+    strides = [[1, 1, 1], [1, 1, 1], [2, 2, 2], [2, 2, 2]]
+    own = replace(own, arch_kwargs={**own.arch_kwargs, "strides": strides})
+    target, decisions = started(source, own)
+    names = ["encoder.stages.1.blocks.0.skip.0.conv.weight"]
+    names += ["encoder.stages.1.blocks.0.skip.1.conv.weight"]
+    assert names[0] in decisions
+    assert torch.equal(dict(target.named_parameters())[names[0]], source.parameters[names[1]])
+    assert nothing_left(decisions)
 
 
 def test_fewer_residual_blocks_are_the_first_ones():
@@ -184,6 +197,7 @@ def test_a_residual_stage_from_a_plain_one_computes_what_that_did():
         n for n in decisions if n.startswith("encoder.stages.1.blocks.0.skip") and "norm" in n
     )
     assert decisions[skip].rule == "silent_skip"
+    assert decisions["encoder.stages.0.blocks.0.conv2.norm.weight"].rule == "new_block"
 
 
 def test_a_plain_network_of_one_convolution_a_stage_gives_a_residual_one_that_is_alive():

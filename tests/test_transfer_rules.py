@@ -98,11 +98,19 @@ def test_a_pool_that_becomes_another_axis_of_slices():
     close(before, torch.stack(slices, 2))
 
 
+def test_a_new_block_is_silenced_whatever_its_initialisation():
+    name = "encoder.stages.1.blocks.1.conv2.norm.weight"
+    weight, _ = follow(Pair(name, None, torch.ones(4), missing="block_end"))
+    assert not weight.any()
+
+
 def test_a_parameter_that_no_rule_knows_keeps_its_start():
     for name in ("swin.attention.qkv.weight", "encoder.stages.0.blocks.0.squeeze.fc1.weight"):
         p = Pair(name, torch.randn(4, 4), torch.zeros(8, 4))
         assert rule_for(p).name == "keep_init"
         assert decide(p).kept == 32
+    turned = Pair("swin.attention.qkv.weight", torch.randn(4, 8), torch.zeros(8, 4))
+    assert decide(turned).kept == 32
 
 
 @pytest.mark.parametrize(("have", "want"), [(1, 3), (3, 1), (2, 4), (3, 2)])
