@@ -38,7 +38,8 @@ class Levels:
 def feature_spacings_mm(plans: Mapping[str, Any], configuration: str) -> list[list[float]]:
     """Spacing of the feature maps of each level, in mm, axes as in the plan.
 
-    2-D configurations have two axes: the spacing across slices is no business of the network's.
+    2-D configurations have two axes, in spacing as in strides (default_experiment_planner.py,
+    nnunetv2 2.8.1).
 
     Raises:
         PlanError: the configuration has no spacing.
@@ -50,7 +51,7 @@ def feature_spacings_mm(plans: Mapping[str, Any], configuration: str) -> list[li
             where=str(plans.get("plans_name", "plans")), do="match them from the top: --levels top",
         )  # fmt: skip
     strides = config["architecture"]["arch_kwargs"]["strides"]
-    spacing = [float(v) for v in config["spacing"]][-len(strides[0]) :]
+    spacing = [float(v) for v in config["spacing"]]
     out = []
     for stride in strides:
         spacing = [mm * factor for mm, factor in zip(spacing, stride, strict=True)]
