@@ -7,71 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import DATASET, plans, source_of, spec
 
 from atlas_nnunet.errors import TransferError
-from atlas_nnunet.host import NetworkSpec
-from atlas_nnunet.transfer.checkpoints import Source, read_checkpoint
+from atlas_nnunet.transfer.checkpoints import read_checkpoint
 from atlas_nnunet.transfer.receipt import receipt, refuse_below
 from atlas_nnunet.transfer.shares import Shares, forecast
 from atlas_nnunet.transfer.starting import start_target, write_checkpoint
 
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
-
-UNET = "dynamic_network_architectures.architectures.unet."
-HEADS = ("liver", "kidney_left", "kidney_right")
-DATASET = {
-    "channel_names": {"0": "CT"},
-    "labels": {"background": 0, "liver": [1, 4], "kidney_left": 2, "kidney_right": 3},
-    "regions_class_order": [1, 2, 3],
-    "file_ending": ".nii.gz",
-    "numTraining": 1,
-}
-
-
-def spec(n=4, width=4, residual=False, heads=HEADS, channels=("CT",), kernel=3, stride=2):
-    first_kernel = [kernel, 3, 3]
-    kwargs = {
-        "n_stages": n,
-        "features_per_stage": [width * 2**i for i in range(n)],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [first_kernel] + [[3, 3, 3]] * (n - 1),
-        "strides": [[1, 1, 1], [stride, 2, 2]] + [[2, 2, 2]] * (n - 2),
-        "n_blocks_per_stage" if residual else "n_conv_per_stage": [2] * n,
-        "n_conv_per_stage_decoder": [1] * (n - 1),
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    name = UNET + ("ResidualEncoderUNet" if residual else "PlainConvUNet")
-    return NetworkSpec(
-        name, kwargs, ("conv_op", "norm_op", "dropout_op", "nonlin"), channels, heads
-    )
-
-
-def plans(own, name="Plans"):
-    architecture = {
-        "network_class_name": own.class_name,
-        "arch_kwargs": dict(own.arch_kwargs),
-        "_kw_requires_import": list(own.requires_import),
-    }
-    config = {"architecture": architecture, "normalization_schemes": ["CTNormalization"]}
-    return {"plans_name": name, "dataset_name": "Dataset001_X",
-            "configurations": {"3d_fullres": config}}  # fmt: skip
-
-
-def source_of(own, seed=1):
-    torch.manual_seed(seed)
-    network = own.build()
-    for parameter in network.parameters():  # biases and norms start constant: make all differ
-        torch.nn.init.normal_(parameter, std=0.3)
-    parameters = {n: p.detach() for n, p in network.named_parameters()}
-    source = Source(parameters, own, plans(own), DATASET, "3d_fullres", "T", "0" * 64)
-    return source, network.eval()
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -108,7 +53,8 @@ def test_networks_of_other_depth_share_their_upper_levels(residual, target_stage
 @pytest.mark.parametrize(
     "target",
     [spec(), spec(3), spec(5), spec(kernel=1), spec(stride=1), spec(channels=("CT", "PET")),
-     spec(heads=("background", "liver", "spleen")), spec(width=8), spec(residual=True)],
+     spec(heads=("background", "liver", "spleen")), spec(width=8), spec(residual=True),
+     spec(width=3), spec(blocks=3), spec(axes=2), spec(kernel=5), spec(n=3, width=8)],
 )  # fmt: skip
 def test_the_forecast_is_what_then_happens(target):
     source, _ = source_of(spec())
@@ -121,7 +67,7 @@ def test_the_forecast_is_what_then_happens(target):
     assert sum(n for own in shares.counts.values() for n in own.values()) == total
 
 
-@pytest.mark.parametrize("target", [spec(width=8), spec(residual=True)])
+@pytest.mark.parametrize("target", [spec(6), spec(residual=True, blocks=8)])
 def test_next_to_nothing_loaded_is_refused_by_name(target):
     source, _ = source_of(spec())
     _, decisions, _ = start_target(source, target, {}, seed=0)

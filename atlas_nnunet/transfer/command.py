@@ -6,10 +6,10 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
-from atlas_nnunet.host import dataset_name, network_spec, read_json
+from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, whole_file, write_json
+from atlas_nnunet.host import dataset_name, network_spec, read_json, resolve_configuration
 from atlas_nnunet.leakage import sentences
 from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.sources.example import EXAMPLE
@@ -17,7 +17,7 @@ from atlas_nnunet.transfer.sources.example import EXAMPLE
 if TYPE_CHECKING:
     from atlas_nnunet.transfer.checkpoints import Source
 
-VERSION = 1  # of the rules: raise it when the same source would give other weights
+VERSION = 2  # of the rules: raise it when the same source would give other weights
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +31,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         help="JSON that explains a checkpoint of another format")  # fmt: skip
     parser.add_argument("--floor", type=float, default=0.5,
                         help="least share of encoder and decoder from the source")  # fmt: skip
+    parser.add_argument("--levels", choices=("top", "spacing", "auto"), default="top",
+                        help="match levels from the finest, by the feature maps' spacing in mm, or "
+                        "by the one that fits better")  # fmt: skip
+    parser.add_argument("--no-fold", action="store_true",
+                        help="leave a difference in CT normalisation to the training")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="for what is not in the source")
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     parser.epilog = (
@@ -41,14 +46,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from atlas_nnunet.transfer.checkpoints import (
-        read_checkpoint,
-        read_key_table,
-        refuse_other_network,
-    )
-    from atlas_nnunet.transfer.receipt import receipt, refuse_below
-    from atlas_nnunet.transfer.shares import Shares
-    from atlas_nnunet.transfer.starting import start_target, write_checkpoint
+    from atlas_nnunet.transfer.checkpoints import read_checkpoint, read_key_table
+    from atlas_nnunet.transfer.page import page
+    from atlas_nnunet.transfer.starting import write_checkpoint
 
     dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed"), root("nnUNet_raw")))
     hint = f"atlas-nnunet plan {dataset.name} -pl AtlasTransferPlanner --from {args.source}"
@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> int:
     dataset_json = read_json(dataset.preprocessed / "dataset.json", hint)
     table = read_key_table(args.key_table) if args.key_table else None
     source = read_checkpoint(args.source, table)
-    key = content_hash(
-        [source.sha256, plans, dataset_json, args.configuration, args.seed, VERSION]
-        + ([table.content] if table else [])
-    )
+    key = content_hash([
+        source.sha256, plans, dataset_json, args.configuration, args.seed, args.levels,
+        args.no_fold, VERSION, *([table.content] if table else []),
+    ])  # fmt: skip
     target = dataset.transferred(args.plans, args.configuration)
     report = dataset.transfer_report(args.plans, args.configuration)
     if target.is_file() and report.is_file():
@@ -67,24 +67,65 @@ def run(args: argparse.Namespace) -> int:
         if known["key"] == key and known["checkpoint_sha256"] == file_hash(target):
             print(f"done before: {target}")
             return 0
+    network, content = _start(args, source, dataset, plans, dataset_json)
+    if args.dry_run:
+        return 0
+    write_checkpoint(target, network, plans, args.configuration, dataset_json, source.sha256)
+    content = {**content, "key": key, "checkpoint_sha256": file_hash(target)}
+    with whole_file(report.with_suffix(".html")) as partial:
+        partial.write_text(page(content))
+    write_json(report, content)
+    print(f"written: {target}\nwritten: {report}, and .html")
+    return 0
+
+
+def _start(
+    args: argparse.Namespace, source: Source, dataset: Dataset, plans: dict[str, Any],
+    dataset_json: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    """The network with its starting weights and what is to be said of it, printed and returned.
+
+    Raises:
+        TransferError: too little comes from the source, or heads cannot be joined.
+    """
+    from atlas_nnunet.transfer.checkpoints import refuse_other_network
+    from atlas_nnunet.transfer.forward import MOST_VOX, as_table, look, patch_size, real_patch
+    from atlas_nnunet.transfer.intensities import affine, scheme
+    from atlas_nnunet.transfer.levels import choose_levels
+    from atlas_nnunet.transfer.receipt import receipt, refuse_below
+    from atlas_nnunet.transfer.shares import Shares
+    from atlas_nnunet.transfer.starting import start_target
+
+    ends = (source.plans, source.configuration), (plans, args.configuration)
     spec = network_spec(plans, args.configuration, dataset_json)
     refuse_other_network(source, spec, str(args.source))
     print(_accounted(source))
     names = {name: canonical(name) for name in (*source.spec.heads, *spec.heads)}
-    network, decisions, heads = start_target(source, spec, names, args.seed)
+    levels = choose_levels(args.levels, *ends)
+    biased = all(s.arch_kwargs.get("conv_bias") for s in (source.spec, spec))
+    folds = affine(*(scheme(*end) for end in ends)) if biased and not args.no_fold else ()
+    network, decisions, heads = start_target(
+        source, spec, names, args.seed, shift=levels.shift, folds=folds
+    )
     print(Shares.of(decisions).table())
     refuse_below(args.floor, decisions, str(args.source))
     from_source = {heads.target[t]: heads.source[s] for t, s in heads.shared.items()}
     print(f"head rows from the source, by name: {sorted(from_source)}")
+    config = resolve_configuration(plans, args.configuration)
+    cases = dataset.preprocessed / str(config.get("data_identifier"))
+    planned = config.get("patch_size") or [MOST_VOX] * len(spec.arch_kwargs["strides"][0])
+    size = patch_size(planned, spec, source.spec)
+    patch, which = real_patch(cases, size, len(spec.channels))
+    found = look(source, network, patch, heads, shift=levels.shift, folds=folds)
+    print(f"correlation of source and target on {which}:\n{as_table(found)}")
+    content = receipt(
+        source, decisions, heads, plans, args.configuration, "", spec=spec, levels=levels,
+        folds=folds, patch=which, forward=found,
+    )  # fmt: skip
     shared = _leakage(dataset, source.plans.get("dataset_name"))
-    print(*shared, sep="\n")
-    if args.dry_run:
-        return 0
-    content = receipt(source, decisions, heads, plans, args.configuration, key)
-    write_checkpoint(target, network, plans, args.configuration, dataset_json, source.sha256)
-    write_json(report, {**content, "overlap": shared, "checkpoint_sha256": file_hash(target)})
-    print(f"written: {target}\nwritten: {report}")
-    return 0
+    said = [levels.why, f"normalisation: {content['normalisation']['said']}", *content["notes"]]
+    print(*said, *shared, sep="\n")
+    return network, {**content, "overlap": shared}
 
 
 def _accounted(source: Source) -> str:

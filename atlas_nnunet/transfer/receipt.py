@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from atlas_nnunet.errors import TransferError
-from atlas_nnunet.host import resolve_configuration
-from atlas_nnunet.transfer.align import GROUPS
+from atlas_nnunet.host import NetworkSpec
+from atlas_nnunet.transfer.align import GROUPS, is_residual
 from atlas_nnunet.transfer.checkpoints import Source
-from atlas_nnunet.transfer.rules import Decision, Heads
+from atlas_nnunet.transfer.forward import Agreement
+from atlas_nnunet.transfer.heads import Heads
+from atlas_nnunet.transfer.intensities import Affine, compare, scheme
+from atlas_nnunet.transfer.levels import Levels
+from atlas_nnunet.transfer.rules import Decision
 from atlas_nnunet.transfer.shares import Shares
 
-SCHEMA = 1
+SCHEMA = 2
+NAMED = 3  # examples of a rule in a refusal
+
+PLAN = "plan the target with -pl AtlasTransferPlanner --from CHECKPOINT --mode"
+ALIGNED = f"{PLAN} aligned, which takes the source's widths, blocks and network class"
+# What left most parameters without the source -> what to do; any other rule: ALIGNED.
+WHAT_SERVES = {
+    "new_part": "no plan gives what the source does not have",
+    "new_level": f"{PLAN} inherit, which takes the source's spacing, patch and strides, and so its "
+    "levels",
+}
 
 
 def refuse_below(floor: float, decisions: Sequence[Decision], where: str) -> None:
@@ -25,36 +40,90 @@ def refuse_below(floor: float, decisions: Sequence[Decision], where: str) -> Non
     got = Shares.of(decisions).body_from_source
     if got >= floor:
         return
-    first = [d.parameter for d in decisions if d.kept and d.group != "head"][:3]
+    kept: Counter[str] = Counter()
+    names: dict[str, list[str]] = {}
+    for d in decisions:
+        lost = d.kept if d.claim else d.kept + d.copied + d.adapted
+        if lost and d.group != "head":
+            kept[d.rule] += lost
+            names.setdefault(d.rule, []).append(d.parameter)
+    failed = "; ".join(
+        f"{rule}: {len(names[rule])} parameters of {size:,} elements, {names[rule][:NAMED]}"
+        for rule, size in kept.most_common()
+    )
+    most = kept.most_common(1)[0][0] if kept else ""
     raise TransferError(
         f"only {got:.1%} of encoder and decoder come from the source, below the floor of "
-        f"{floor:.0%}; among those that do not: {first}",
+        f"{floor:.0%}; at their start, or adapted without a claim: {failed}",
         where=where,
-        do="plan the target with -pl AtlasTransferPlanner --from CHECKPOINT, so that shapes agree",
+        do=f"{WHAT_SERVES.get(most, ALIGNED)}; or lower --floor",
     )
 
 
-def normalisation(source: Source, plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
-    """How source and target scale intensities: declared, not corrected."""
-    key = "foreground_intensity_properties_per_channel"
-    sides = {
-        name: {
-            "schemes": resolve_configuration(own, config)["normalization_schemes"],
-            "intensities": own.get(key),
-        }
-        for name, own, config in (
-            ("source", source.plans, source.configuration),
-            ("target", plans, configuration),
+def normalisation(
+    source: Source, plans: Mapping[str, Any], configuration: str, folds: Sequence[Affine] = ()
+) -> dict[str, Any]:
+    """How source and target scale intensities, and what was done about it."""
+    sides = scheme(source.plans, source.configuration), scheme(plans, configuration)
+    return compare(*sides, folds)
+
+
+def unused(names: Iterable[str], decisions: Sequence[Decision]) -> list[str]:
+    """Parameters of the source that nothing of the target started from."""
+    used = {d.source for d in decisions}
+    return [name for name in names if name not in used]
+
+
+def notes(
+    source: Source, decisions: Sequence[Decision], plans: Mapping[str, Any],
+    spec: NetworkSpec | None = None,
+) -> list[str]:  # fmt: skip
+    """What a reader should know beyond the rows."""
+    out = []
+    kinds = [is_residual(list(source.parameters)), is_residual([d.parameter for d in decisions])]
+    if kinds[0] != kinds[1]:
+        out.append(
+            "the source's encoder is {}, the target's {}: the first convolution and two "
+            "convolutions of each stage below the first carry over, the decoder by level; see the "
+            "forward check".format(*("residual" if kind else "plain" for kind in kinds))
         )
-    }
-    return {**sides, "identical": sides["source"] == sides["target"]}
+    if spec and spec.channels != source.spec.channels:
+        out.append(
+            f"input channels {list(source.spec.channels)} became {list(spec.channels)}: by "
+            "number, not by name"
+        )
+    orders = [own.get("transpose_forward") for own in (source.plans, plans)]
+    if None not in orders and orders[0] != orders[1]:
+        out.append(
+            f"axes are ordered {orders[0]} in the source and {orders[1]} in the target: kernels "
+            "carry over by position, not by direction in the body"
+        )
+    without = sum(not d.claim for d in decisions)
+    if without:
+        out.append(f"{without} parameters were adapted by a rule that makes no claim")
+    return out
 
 
 def receipt(
     source: Source, decisions: Sequence[Decision], heads: Heads, plans: Mapping[str, Any],
-    configuration: str, key: str,
+    configuration: str, key: str, *, spec: NetworkSpec | None = None, levels: Levels | None = None,
+    folds: Sequence[Affine] = (), patch: str = "", forward: Sequence[Agreement] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Content of transfer_report.json; fractions are of the target's parameters."""
+    """Content of transfer_report.json; fractions are of the target's parameters.
+
+    Args:
+        source: The pre-trained network.
+        decisions: One for each parameter of the target.
+        heads: Which rows were joined.
+        plans: The target's.
+        configuration: The target's.
+        key: Of everything that decided the weights.
+        spec: The target's network.
+        levels: How they were matched.
+        folds: What of the normalisation was folded.
+        patch: What the forward check looked at.
+        forward: What it found.
+    """
     shares = Shares.of(decisions)
     return {
         "schema": SCHEMA,
@@ -79,6 +148,11 @@ def receipt(
             name: heads.source[heads.shared[row]] if row in heads.shared else None
             for row, name in enumerate(heads.target)
         },
-        "normalisation": normalisation(source, plans, configuration),
+        "levels": asdict(levels or Levels(0, "levels from the top")),
+        "normalisation": normalisation(source, plans, configuration, folds),
+        "forward": {"patch": patch, "rows": [asdict(found) for found in forward]},
+        "notes": notes(source, decisions, plans, spec),
+        "unused": unused(source.parameters, decisions),
+        "unclaimed": shares.unclaimed,
         "rows": [asdict(decision) for decision in decisions],
     }

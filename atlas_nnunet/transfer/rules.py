@@ -1,8 +1,10 @@
 """How each parameter of a target network starts: the rule table.
 
-Read RULES from the top; the first rule that applies decides, and the last always applies. So
-every target parameter gets exactly one decision, and the report (one row a parameter) can be
-checked by eye.
+Read RULES from the top; the first rule that applies decides, and the last always applies. A rule
+that adapts mends one thing (kernel, width, ...), and the table is read again with what it made,
+until a rule copies or keeps. So every target parameter gets exactly one decision, which names all
+rules on its way, and the report (one row a parameter) can be checked by eye.
+docs/decisions/0016-rules.md has each rule's law.
 
 Names are those of `network.named_parameters()`. Never use state-dict keys here: an nnU-Net
 ResidualEncoderUNet lists 956 keys for 264 tensors (every encoder weight appears up to four times),
@@ -11,64 +13,17 @@ and a strict load keeps only the last alias written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from atlas_nnunet.transfer import kernels, widths
 from atlas_nnunet.transfer.align import group_of
-
-BACKGROUND = "background"
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Which head row of the source feeds which of the target, joined by structure name.
-
-    Attributes:
-        source: Names of the source's rows, canonical.
-        target: Names of the target's rows, canonical.
-    """
-
-    source: tuple[str, ...] = ()
-    target: tuple[str, ...] = ()
-
-    @property
-    def source_is_softmax(self) -> bool:
-        return BACKGROUND in self.source
-
-    @property
-    def target_is_softmax(self) -> bool:
-        return BACKGROUND in self.target
-
-    @property
-    def shared(self) -> dict[int, int]:
-        """Target row -> source row; background only where both have it."""
-        rows = {name: row for row, name in enumerate(self.source)}
-        return {row: rows[name] for row, name in enumerate(self.target) if name in rows}
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A target parameter and its namesake in the source, if there is one.
-
-    Tensors may lie on torch's meta device: rules decide by name and shape alone.
-    """
-
-    name: str
-    source: Tensor | None
-    target: Tensor
-    heads: Heads = field(default_factory=Heads)
-    source_name: str | None = None
-
-    @property
-    def is_head(self) -> bool:
-        return ".seg_layers." in self.name
-
-    @property
-    def is_upsampling(self) -> bool:
-        return ".transpconvs." in self.name
+from atlas_nnunet.transfer.heads import join_rows
+from atlas_nnunet.transfer.intensities import fold_bias, fold_weight
+from atlas_nnunet.transfer.pair import Pair, source_of
 
 
 @dataclass(frozen=True)
@@ -77,10 +32,12 @@ class Rule:
 
     Attributes:
         name: For the report.
-        kind: "copied" (bit by bit), "adapted", or "kept" (the target's own initialisation).
+        kind: "copied" (bit by bit), "adapted" (the table is read again), or "kept" (the target's
+            own start).
         applies: Whether the rule takes a pair.
-        start: The starting weight.
+        start: The weight it makes.
         because: Why, and how exact it is.
+        claim: Whether it keeps anything of the source's function; the floor counts only those.
     """
 
     name: str
@@ -88,6 +45,7 @@ class Rule:
     applies: Callable[[Pair], bool]
     start: Callable[[Pair], Tensor]
     because: str
+    claim: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,12 +60,7 @@ class Decision:
     adapted: int
     kept: int
     because: str
-
-
-def source_of(pair: Pair) -> Tensor:
-    if pair.source is None:
-        raise ValueError(f"{pair.name} has no namesake: its rule must not ask for one")
-    return pair.source
+    claim: bool = True
 
 
 def rows_fit(p: Pair) -> bool:
@@ -115,91 +68,120 @@ def rows_fit(p: Pair) -> bool:
     return p.source is not None and p.is_head and p.source.shape[1:] == p.target.shape[1:]
 
 
-def head_rows(p: Pair) -> Tensor:
-    """Rows of shared structures from the source; the others keep their initialisation.
-
-    Between softmax and sigmoid the decision is kept, not the probability: a structure's logit is
-    its evidence against background. Softmax -> sigmoid subtracts the background row. Sigmoid ->
-    softmax gives background the row zero; the largest logit then wins exactly where it is
-    positive, that is where sigmoid said above one half.
-    """
-    source, out = source_of(p), p.target.clone()
-    against: Tensor | float = 0.0
-    if p.heads.source_is_softmax and not p.heads.target_is_softmax:
-        against = source[p.heads.source.index(BACKGROUND)]
-    for target_row, source_row in p.heads.shared.items():
-        out[target_row] = source[source_row] - against
-    if p.heads.target_is_softmax and not p.heads.source_is_softmax and p.heads.shared:
-        out[p.heads.target.index(BACKGROUND)] = 0.0
-    return out
-
-
-def kernel_refits(p: Pair) -> bool:
-    """The same channels, and along each axis the same size or a size of 1 on one side."""
-    if p.source is None or p.source.ndim < 3 or p.source.ndim != p.target.ndim:
-        return False
-    if p.source.shape[:2] != p.target.shape[:2]:
-        return False
-    sizes = zip(p.source.shape[2:], p.target.shape[2:], strict=True)
-    return all(have == want or 1 in (have, want) for have, want in sizes)
-
-
-def refit_kernel(p: Pair) -> Tensor:
-    """(out, in, *kernel) -> the target's kernel, axis by axis.
-
-    A convolution: k -> 1 adds the taps, 1 -> k puts the tap in the centre of zeros. A strided
-    up-convolution, where each output voxel sees one tap: k -> 1 averages, 1 -> k repeats.
-    """
-    weight = source_of(p)
-    for axis in range(2, weight.ndim):
-        have, want = weight.shape[axis], p.target.shape[axis]
-        if have == want:
-            continue
-        if want == 1:
-            weight = weight.sum(axis, keepdim=True)
-            weight = weight / have if p.is_upsampling else weight
-        elif p.is_upsampling:
-            weight = weight.repeat_interleave(want, axis)
-        else:
-            grown = weight.new_zeros([*weight.shape[:axis], want, *weight.shape[axis + 1 :]])
-            grown.narrow(axis, want // 2, 1).copy_(weight)
-            weight = grown
-    return weight
-
-
-def inputs_refit(p: Pair) -> bool:
-    """The first convolution, with another number of input channels, 1 on one side."""
-    if p.source is None or p.source.ndim < 3 or group_of(p.name) != "encoder":
-        return False
-    same = p.source.shape[0] == p.target.shape[0] and p.source.shape[2:] == p.target.shape[2:]
-    return same and p.source.shape[1] != p.target.shape[1] and 1 in (
-        p.source.shape[1], p.target.shape[1],
+def axes_differ(p: Pair) -> bool:
+    return p.is_known and min(source_of(p).ndim, p.target.ndim) > 2 and (
+        abs(source_of(p).ndim - p.target.ndim) == 1
     )  # fmt: skip
 
 
-def refit_inputs(p: Pair) -> Tensor:
-    """1 -> n channels: an n-th for each; n -> 1: the sum. Alike where channels are equal."""
-    weight, wanted = source_of(p), p.target.shape[1]
-    if wanted == 1:
-        return weight.sum(1, keepdim=True)
-    return weight.expand(-1, wanted, *weight.shape[2:]) / wanted
+def kernel_differs(p: Pair) -> bool:
+    """The same number of axes, and another size along one; strides follow the kernel's in an
+    up-convolution."""
+    s = p.source
+    return p.is_known and s is not None and s.ndim == p.target.ndim > 2 and (
+        s.shape[2:] != p.target.shape[2:]
+    )  # fmt: skip
+
+
+def refit_kernel(p: Pair) -> Tensor:
+    """Axis by axis: kernels.refit_conv, or kernels.refit_upconv."""
+    weight = source_of(p)
+    refit = kernels.refit_upconv if p.is_upsampling else kernels.refit_conv
+    for axis in range(2, weight.ndim):
+        if weight.shape[axis] != p.target.shape[axis]:
+            weight = refit(weight, axis, p.target.shape[axis])
+    return weight
+
+
+def images_differ(p: Pair) -> bool:
+    s = p.source
+    return s is not None and p.is_first and s.ndim > 2 and s.shape[1] != p.target.shape[1]
+
+
+def folds_left(p: Pair) -> bool:
+    return p.source is not None and bool(p.folds) and p.is_first
+
+
+def fold(p: Pair) -> Tensor:
+    if p.companion is not None:
+        return fold_bias(source_of(p), p.companion, p.folds)
+    return fold_weight(source_of(p), p.folds)
+
+
+def grows(p: Pair) -> bool:
+    return p.is_known and any(have < want for _, _, have, want in p.channels())
+
+
+def shrinks(p: Pair) -> bool:
+    return p.is_known and any(have > want for _, _, have, want in p.channels())
+
+
+def resize(p: Pair, *, growing: bool) -> Tensor:
+    """All channel axes that grow, or all that shrink (widths.py)."""
+    weight, parts = source_of(p), p.n_concatenated
+    for side, axis, have, want in p.channels():
+        if have == want or (have < want) != growing:
+            continue
+        if side == "in":
+            weight = widths.resize_inputs(weight, axis, want, parts)
+        else:
+            weight = widths.resize_outputs(weight, axis, want)
+    return weight
+
+
+def same(p: Pair) -> bool:
+    return p.source is not None and p.source.shape == p.target.shape
+
+
+def own(p: Pair) -> Tensor:
+    return p.target
+
+
+def zeros(p: Pair) -> Tensor:
+    return torch.zeros_like(p.target)
 
 
 # fmt: off
 RULES: tuple[Rule, ...] = (
-    Rule("head_rows", "copied", rows_fit, head_rows,
+    Rule("head_rows", "copied", rows_fit, lambda p: join_rows(source_of(p), p.target, p.heads),
          "classes are joined by name; must precede same_shape, for two 33-class heads need not "
          "mean the same 33 classes"),
-    Rule("head_kept", "kept", lambda p: p.is_head, lambda p: p.target,
-         "no head of the source on this level, or another number of features"),
-    Rule("same_shape", "copied",
-         lambda p: p.source is not None and p.source.shape == p.target.shape, source_of,
+    Rule("new_block", "kept", lambda p: p.missing == "block_end", zeros,
+         "a block the source lacks starts as the identity, but for one more LeakyReLU"),
+    Rule("new_block_inside", "kept", lambda p: p.missing == "block", own,
+         "inside a block the source lacks, which its last norm holds at the identity"),
+    Rule("silent_skip", "kept", lambda p: p.missing == "skip" and ".norm." in p.name, zeros,
+         "the source is plain: with its skip path at zero the block computes what that stage did"),
+    Rule("new_conv", "kept", lambda p: p.missing == "conv", own,
+         "a stage of the source has fewer convolutions, and one more cannot start as the identity: "
+         "norm and LeakyReLU follow it"),
+    Rule("new_part", "kept", lambda p: p.missing == "part", own,
+         "the source has no encoder, or no decoder"),
+    Rule("new_level", "kept", lambda p: p.missing == "level", own,
+         "the source has no such level"),
+    Rule("plain_to_residual", "adapted", lambda p: p.across and ".blocks." in p.name, source_of,
+         "a stage's first two convolutions become its first block: the same function, where that "
+         "block has a convolution on its skip path to silence"),
+    Rule("residual_to_plain", "adapted", lambda p: p.across, source_of,
+         "the first block's two convolutions without its skip path", claim=False),
+    Rule("other_axes", "adapted", axes_differ,
+         lambda p: kernels.refit_axes(source_of(p), p.target.ndim, upsampling=p.is_upsampling),
+         "to 3-D: each slice alone, exact; to 2-D: exact where all slices are alike"),
+    Rule("refit_kernel", "adapted", kernel_differs, refit_kernel,
+         "grown: exact; shrunk: exact where the input is constant along the axis; up-convolutions "
+         "keep the mean of what comes from a voxel"),
+    Rule("refit_inputs", "adapted", images_differ,
+         lambda p: kernels.refit_images(source_of(p), p.target.shape[1]),
+         "exact where the image channels are equal"),
+    Rule("fold_normalisation", "adapted", folds_left, fold,
+         "exact inside both clip windows and off the zero padding"),
+    Rule("wider", "adapted", grows, lambda p: resize(p, growing=True),
+         "copies of channels, read in parts that add up: exact"),
+    Rule("narrower", "adapted", shrinks, lambda p: resize(p, growing=False),
+         "the first channels of each level", claim=False),
+    Rule("same_shape", "copied", same, source_of,
          "nothing to adapt"),
-    Rule("refit_kernel", "adapted", kernel_refits, refit_kernel,
-         "grown: exact; shrunk: exact where the input is constant along the axis"),
-    Rule("refit_inputs", "adapted", inputs_refit, refit_inputs,
-         "exact where the channels are equal"),
-    Rule("keep_init", "kept", lambda p: True, lambda p: p.target,
+    Rule("keep_init", "kept", lambda p: True, own,
          "no namesake, or no shape we know how to adapt"),
 )
 # fmt: on
@@ -209,36 +191,47 @@ def rule_for(pair: Pair) -> Rule:
     return next(rule for rule in RULES if rule.applies(pair))
 
 
+def follow(pair: Pair) -> tuple[Tensor, tuple[Rule, ...]]:
+    """The starting weight, and the rules that led to it; the last of them copies or keeps."""
+    path: list[Rule] = []
+    while True:
+        rule = rule_for(pair)
+        if rule in path:
+            raise RuntimeError(f"rule {rule.name} did not mend {pair.name}")
+        weight = rule.start(pair)
+        if rule.kind == "kept":
+            return weight, (rule,)
+        path.append(rule)
+        if rule.kind == "copied":
+            return weight, tuple(path)
+        pair = replace(pair, source=weight, across=False)
+        if rule.name == "fold_normalisation":
+            pair = replace(pair, folds=())
+
+
 def decide(pair: Pair) -> Decision:
-    """Which rule takes a parameter, and how many of its elements come from the source."""
-    rule, total = rule_for(pair), pair.target.numel()
-    count = {"copied": 0, "adapted": 0, "kept": 0}
-    if rule.name == "head_rows":
+    """Which rules take a parameter, and how many of its elements come from the source."""
+    return _decision(pair, follow(pair)[1])
+
+
+def _decision(pair: Pair, path: Sequence[Rule]) -> Decision:
+    *before, last = path
+    total = started = pair.target.numel()
+    if last.name == "head_rows":
         rows = len(pair.heads.target)
-        each = total // rows if rows else 0
-        crossed = pair.heads.source_is_softmax != pair.heads.target_is_softmax
-        count["adapted" if crossed else "copied"] = each * len(pair.heads.shared)
-        if crossed and pair.heads.target_is_softmax and pair.heads.shared:
-            count["adapted"] += each
-        count["kept"] = total - count["copied"] - count["adapted"]
-    else:
-        count[rule.kind] = total
-    source = pair.source_name if rule.kind != "kept" else None
-    group = group_of(pair.name)
-    return Decision(pair.name, source, rule.name, group, **count, because=rule.because)
-
-
-def pairs_of(
-    source: Mapping[str, Tensor],
-    target: Mapping[str, Tensor],
-    places: Mapping[str, str | None],
-    heads: Heads,
-) -> list[Pair]:
-    """One pair for each target parameter, in the target's order."""
-    return [
-        Pair(name, source[own] if (own := places[name]) else None, tensor, heads, own)
-        for name, tensor in target.items()
-    ]
+        started = total // rows * pair.heads.n_started if rows else 0
+    crossed = last.name == "head_rows" and pair.heads.crossed
+    kind = "kept" if last.kind == "kept" else "adapted" if before or crossed else "copied"
+    count = {"copied": 0, "adapted": 0, "kept": total - started}
+    count[kind] += started
+    # That what was adapted is copied in the end goes without saying, unless rows were joined.
+    said = before if before and last.name == "same_shape" else path
+    return Decision(
+        pair.name, pair.source_name if kind != "kept" else None,
+        " + ".join(rule.name for rule in said), group_of(pair.name), **count,
+        because="; ".join(rule.because + ("" if rule.claim else ": no claim") for rule in said),
+        claim=all(rule.claim for rule in said),
+    )  # fmt: skip
 
 
 def transfer(pairs: Iterable[Pair]) -> tuple[dict[str, Tensor], list[Decision]]:
@@ -247,13 +240,7 @@ def transfer(pairs: Iterable[Pair]) -> tuple[dict[str, Tensor], list[Decision]]:
     decisions: list[Decision] = []
     with torch.no_grad():
         for pair in pairs:
-            weights[pair.name] = rule_for(pair).start(pair).detach().clone()
-            decisions.append(decide(pair))
+            weight, path = follow(pair)
+            weights[pair.name] = weight.detach().clone()
+            decisions.append(_decision(pair, path))
     return weights, decisions
-
-
-def canonical_heads(
-    source: Sequence[str], target: Sequence[str], names: Mapping[str, str]
-) -> Heads:
-    """Heads under canonical names; `names` maps what is known by a synonym."""
-    return Heads(tuple(names.get(n, n) for n in source), tuple(names.get(n, n) for n in target))

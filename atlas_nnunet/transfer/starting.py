@@ -12,14 +12,18 @@ from torch import nn
 
 from atlas_nnunet.artefacts import whole_file
 from atlas_nnunet.host import NetworkSpec
-from atlas_nnunet.transfer.align import namesakes
+from atlas_nnunet.transfer.align import matches
 from atlas_nnunet.transfer.checkpoints import Source
-from atlas_nnunet.transfer.rules import Decision, Heads, canonical_heads, pairs_of, transfer
+from atlas_nnunet.transfer.heads import Heads, canonical_heads
+from atlas_nnunet.transfer.intensities import Affine
+from atlas_nnunet.transfer.pair import pairs_of
+from atlas_nnunet.transfer.rules import Decision, transfer
 
 
 def start_target(
-    source: Source, spec: NetworkSpec, names: Mapping[str, str], seed: int
-) -> tuple[nn.Module, list[Decision], Heads]:
+    source: Source, spec: NetworkSpec, names: Mapping[str, str], seed: int,
+    *, shift: int = 0, folds: tuple[Affine, ...] = (),
+) -> tuple[nn.Module, list[Decision], Heads]:  # fmt: skip
     """The target network with its starting weights.
 
     Args:
@@ -27,18 +31,31 @@ def start_target(
         spec: The target's.
         names: Head name -> canonical structure.
         seed: Of nnU-Net's initialisation, for what does not come from the source.
+        shift: Of levels (levels.py).
+        folds: Difference in normalisation to fold into the first convolution (intensities.py).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = spec.build()
     own = dict(network.named_parameters())
-    places = namesakes(list(source.parameters), source.spec.n_stages, list(own), spec.n_stages)
+    stages = source.spec.n_stages, spec.n_stages
+    found = matches(list(source.parameters), stages[0], list(own), stages[1], shift)
     heads = canonical_heads(source.spec.heads, spec.heads, names)
-    weights, decisions = transfer(pairs_of(source.parameters, own, places, heads))
+    weights, decisions = transfer(pairs_of(source.parameters, own, found, heads, folds))
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
     return network, decisions, heads
+
+
+def network_of(source: Source) -> tuple[nn.Module, bool]:
+    """The source's own network with its weights, and whether the source has all of them."""
+    network = source.spec.build(initialise=False)
+    own = dict(network.named_parameters())
+    with torch.no_grad():
+        for name in own.keys() & source.parameters.keys():
+            own[name].copy_(source.parameters[name])
+    return network, own.keys() <= source.parameters.keys()
 
 
 def write_checkpoint(
