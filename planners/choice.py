@@ -151,23 +151,21 @@ def fractions(shares: Shares) -> dict[str, dict[str, float]]:
 
 
 def serve(
-    source: PlannedSource, target: AtlasPretrainPlanner, native: Mapping[str, Any]
+    source: PlannedSource, target: AtlasTransferPlanner, native: Mapping[str, Any]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Mode -> column -> shares, for one target.
 
     Args:
         source: A candidate.
-        target: The target's planner, natively.
+        target: The target's planner.
         native: Its own plan, which no candidate changes.
     """
     found = {}
     for mode in MODES.values():
         plans = native
         if mode.network:
-            held = AtlasTransferPlanner(
-                target.dataset_name, source=source, mode=mode.name, preset=target.preset_name,
-                memory_target_gb=target.UNet_vram_target_GB,
-            )  # fmt: skip
+            held = copy.copy(target)  # making one lists all images
+            held.take(source, mode.name)
             plans = held.plan_fullres()
         spec = network_spec(plans, CONFIGURATION, target.dataset_json)
         names = {name: canonical(name) for name in (*source.spec.heads, *spec.heads)}
@@ -185,15 +183,17 @@ def choose(planner: AtlasPretrainPlanner, targets: Sequence[str]) -> Choice:
         PlanError: a target has no fingerprint, or flat images.
     """
     check_inputs(targets)
+    plans = planner.plan_fullres()
+    source = PlannedSource.of(plans, CONFIGURATION, planner.dataset_json)
     own = {
-        name: AtlasPretrainPlanner(
-            name, preset=planner.preset_name, memory_target_gb=planner.UNet_vram_target_GB
+        name: AtlasTransferPlanner(
+            name, source=source, mode="native", preset=planner.preset_name,
+            memory_target_gb=planner.UNet_vram_target_GB,
         )
         for name in targets
-    }
+    }  # fmt: skip
     native = {name: target.plan_fullres() for name, target in own.items()}
     wishes: dict[tuple[float, ...], list[str]] = {}
-    plans = planner.plan_fullres()
     wishes[by_reader_axis(plans)] = [planner.dataset_name]
     for name in targets if planner.overwrite_target_spacing is None else ():
         wishes.setdefault(by_reader_axis(native[name]), []).append(name)
@@ -203,7 +203,7 @@ def choose(planner: AtlasPretrainPlanner, targets: Sequence[str]) -> Choice:
             other = copy.copy(planner)
             other.overwrite_target_spacing = list(spacing)
             plans = other.plan_fullres()
-        source = PlannedSource.of(plans, CONFIGURATION, planner.dataset_json)
+            source = PlannedSource.of(plans, CONFIGURATION, planner.dataset_json)
         shares = {
             (name, mode): columns
             for name, target in own.items()

@@ -57,18 +57,26 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         plans_name: str | None = None,
         **others: Any,
     ) -> None:
-        self.mode = MODES[mode]
-        self.source = source
-        name = plans_name or self.mode.plans_name
+        name = plans_name or MODES[mode].plans_name
         super().__init__(dataset_name_or_id, plans_name=name, **others)
+        self.native = {name: getattr(self, name) for name in NETWORK}
+        self.take(source, mode)
+
+    def take(self, source: PlannedSource, mode: str) -> None:
+        """Plan for this source, in this mode.
+
+        Raises:
+            PlanError: the source has not what the mode takes from it.
+        """
+        self.source, self.mode = source, MODES[mode]
         if self.mode.network and source.blocks_key is None:
             raise PlanError(
                 f"a source of class {source.spec.class_name} has no stages to hold a plan to",
                 where=self.dataset_name,
                 do="give --mode native, or a PlainConvUNet or ResidualEncoderUNet checkpoint",
             )
-        native = {name: getattr(self, name) for name in NETWORK}
-        self.networks = {False: native, True: self._held() if self.mode.network else native}
+        held = self._held() if self.mode.network else self.native
+        self.networks = {False: self.native, True: held}
         if self.mode.geometry:
             self._refuse_what_cannot_inherit()
             self.lowres_creation_threshold = 0  # a coarser copy would not be the source's

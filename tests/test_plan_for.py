@@ -75,8 +75,10 @@ def test_a_deeper_target_asks_for_a_deeper_network(space, capsys):
 
 def test_the_table_is_what_the_targets_plans_will_say(space, capsys):
     """`plan --for`, then `plan -pl AtlasTransferPlanner` for each target and mode: equal shares."""
-    assert space.run("plan", 701, *PRESET, "--for", 501, 503) == 0
+    given = ("--spacing", 2.5, 0.8, 0.8)  # too shallow for the prostate: not everything is served
+    assert space.run("plan", 701, *PRESET, *given, "--for", 501) == 0
     table = rows(capsys.readouterr().out)
+    assert float(table["Dataset501_Set", "aligned"][3].rstrip("%")) < 70
     source = folder(space, 701) / "AtlasPretrainPlans.json"
     for (target, mode), cells in table.items():
         words = ("-pl", "AtlasTransferPlanner", "--from", source, "--mode", mode)
@@ -90,15 +92,14 @@ def test_the_table_is_what_the_targets_plans_will_say(space, capsys):
 
 def test_where_all_serve_alike_the_sets_own_spacing_stays(space, capsys):
     assert space.run("plan", 701, *PRESET, "-p", "Own") == 0
-    for targets in ((504, 502), (502, 504, 502)):
-        assert space.run("plan", 701, *PRESET, "-p", "Both", "--for", *targets) == 0
-        both = read(space, 701, "Both")
-        section = both["atlas_nnunet"].pop("chosen_for")
-        assert section["spacing_of"] == ["Dataset701_Set"]
-        assert "2 of 2 candidates equal it, the first is taken" in section["why"]
-        assert sorted(section["targets"]) == ["Dataset502_Set", "Dataset504_Set"]
-        own = json.dumps(read(space, 701, "Own")).replace("Own", "Both")
-        assert both == json.loads(own)
+    assert space.run("plan", 701, *PRESET, "-p", "Both", "--for", 502, 504, 502) == 0
+    both = read(space, 701, "Both")
+    section = both["atlas_nnunet"].pop("chosen_for")
+    assert section["spacing_of"] == ["Dataset701_Set"]
+    assert "2 of 2 candidates equal it, the first is taken" in section["why"]
+    assert section["targets"] == ["Dataset502_Set", "Dataset504_Set"]
+    own = json.dumps(read(space, 701, "Own")).replace("Own", "Both")
+    assert both == json.loads(own)
     # 502 and 504 have one spacing: one candidate for both. A given spacing is the only one.
     capsys.readouterr()
     words = ("--for", 504, "--spacing", 1.5, 1.5, 1.5, "--explain")
