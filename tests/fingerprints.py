@@ -24,13 +24,12 @@ def write_set(
     name = f"Dataset{number}_Set"
     raw = space.folder / "nnUNet_raw" / name
     folder = space.folder / "nnUNet_preprocessed" / name
-    for made in (raw / "imagesTr", raw / "labelsTr", folder):
-        made.mkdir(parents=True)
-    for case in range(len(spacings)):
-        (raw / f"labelsTr/c{case:03d}.nii.gz").touch()
-        for channel in range(len(channels)):
-            (raw / f"imagesTr/c{case:03d}_{channel:04d}.nii.gz").touch()
+    raw.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    cases = [f"c{number:03d}" for number in range(len(spacings))]
     dataset_json = {
+        # Where the cases are listed, the host starts no processes to list them.
+        "dataset": {c: {"images": [f"{c}_0000.nii.gz"], "label": f"{c}.nii.gz"} for c in cases},
         "channel_names": {str(i): c for i, c in enumerate(channels)},
         "labels": labels or {"background": 0, "liver": 1, "spleen": 2},
         "numTraining": len(spacings),
