@@ -278,3 +278,29 @@ def test_memory_is_counted_as_the_host_counts_it(space, number, monkeypatch):
         asked = (config["patch_size"], 2, 3, arch["network_class_name"], arch["arch_kwargs"],
                  arch["_kw_requires_import"])  # fmt: skip
         assert feature_map_voxels(*asked) == host(*asked) == without_memory(*asked)
+
+
+def test_a_source_of_odd_widths_and_order_of_axes_is_taken_as_it_is(space, tmp_path):
+    """Widths that do not double, and a first axis that is not the coarsest, as in a 3d_lowres."""
+    odd = read(space, 702, "AtlasPretrainPlans")
+    config = odd["configurations"]["3d_fullres"]
+    arch = config["architecture"]["arch_kwargs"]
+    arch["features_per_stage"] = [12 + 10 * i for i in range(arch["n_stages"])]
+    config["spacing"] = [1.0, 2.0, 1.5]
+    assert odd["transpose_forward"] == [2, 0, 1]
+    (tmp_path / "odd.json").write_text(json.dumps(odd))
+    (tmp_path / "dataset.json").write_text(json.dumps(read(space, 702, "dataset")))
+    for mode in ("aligned", "inherit"):
+        words = ("plan", 502, "-pl", HELD, "--preset", "cpu", "--mode", mode, "-p", "Odd")
+        assert space.run(*words, "--from", tmp_path / "odd.json") == 0
+        ours = read(space, 502, "Odd")
+        own = ours["configurations"]["3d_fullres"]
+        widths = own["architecture"]["arch_kwargs"]["features_per_stage"]
+        assert widths == arch["features_per_stage"][: len(widths)]
+        assert len(widths) > 2
+    assert own["spacing"] == [1.0, 2.0, 1.5]
+    assert own["patch_size"] == config["patch_size"]
+    assert ours["transpose_forward"] == [2, 0, 1]
+    assert ours["transpose_backward"] == [1, 2, 0]
+    z_y_x = np.median(np.array(isotropic()[1]) * 1.0 / [2.0, 1.5, 1.0], 0)
+    assert np.abs(np.array(own["median_image_size_in_voxels"]) - z_y_x[[2, 0, 1]]).max() <= 0.5

@@ -110,6 +110,7 @@ def test_where_all_serve_alike_the_sets_own_spacing_stays(space, capsys):
 
 def test_what_is_compared_is_what_would_be_planned(space, monkeypatch):
     from atlas_nnunet.planners import AtlasPretrainPlanner
+    from atlas_nnunet.planners.choice import by_reader_axis
 
     for name, value in space.variables.items():
         monkeypatch.setenv(name, value)
@@ -122,6 +123,8 @@ def test_what_is_compared_is_what_would_be_planned(space, monkeypatch):
                     "median_image_size_in_voxels"):  # fmt: skip
             assert json.dumps(ours[key]) == json.dumps(wanted[key])
         assert alone["transpose_backward"] == whole["transpose_backward"]
+        if number == 503:
+            assert by_reader_axis(alone) == (0.8, 0.9, 3.0), "z, y, x: as the images have it"
 
 
 def test_targets_that_cannot_be_compared_are_all_named(space, capsys):

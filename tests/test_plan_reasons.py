@@ -14,7 +14,7 @@ from atlas_nnunet.plan.reasons import Facts, spacing_reason, times
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
 
-SETS = {501: prostate(), 502: isotropic(), 503: sagittal(), 504: tiny(), 505: abdominal(9)}
+SETS = {501: prostate(), 502: isotropic(), 503: sagittal(), 504: tiny(6), 505: abdominal(9)}
 GB, BUDGET = 2, {3: 560e6 * 2 / 8, 2: 85e6 * 2 / 8}  # default_experiment_planner.py:46-47
 METHOD = Method(3, 4, GB, BUDGET, {3: 2, 2: 12}, BUDGET, 2, 0.05, 0.25)
 
@@ -193,3 +193,9 @@ def test_what_was_not_decided_by_the_method_is_said(explained, tmp_path, capsys)
                      "the source's, with its strides and kernels", ": too many",
                      "not planned: resolution is the source's"):  # fmt: skip
         assert sentence in told
+
+
+def test_a_batch_is_bounded_by_memory_by_the_data_set_and_from_below():
+    patch = [40, 40, 40]
+    for fills, voxels, size in ((5, 1e9, 5), (5, 4e6, 3), (5, 1e5, 2), (1, 1e9, 2)):
+        assert METHOD.batch(BUDGET[3] * 2 / fills, patch, voxels).size == size
