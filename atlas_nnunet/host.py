@@ -111,12 +111,12 @@ class NetworkSpec:
             deep_supervision=deep_supervision,
         )
 
-    def build_empty(self) -> nn.Module:
+    def build_empty(self, *, deep_supervision: bool = True) -> nn.Module:
         """The network on the meta device: names and shapes, no memory."""
         import torch
 
         with torch.device("meta"):
-            return self.build(initialise=False)
+            return self.build(initialise=False, deep_supervision=deep_supervision)
 
 
 def resolve_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:

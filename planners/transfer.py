@@ -1,4 +1,4 @@
-"""AtlasTransferPlanner: the target's own configuration, on the source's network."""
+"""AtlasTransferPlanner: a target's plan, held to a source's network as far as its mode says."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.host import NetworkSpec, network_spec, read_json, resolve_configuration
+from atlas_nnunet.host import network_spec, resolve_configuration
+from atlas_nnunet.plan.method import Method
+from atlas_nnunet.plan.modes import DEFAULT, MODES
+from atlas_nnunet.plan.presets import PRESETS
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
+from atlas_nnunet.planners.sources import BLOCK_KEYS, PlannedSource
 from atlas_nnunet.structures import canonical
-from atlas_nnunet.transfer.checkpoints import read_checkpoint, read_key_table
 from atlas_nnunet.transfer.shares import forecast
 
-BLOCK_KEYS = {True: "n_blocks_per_stage", False: "n_conv_per_stage"}
+# What of a planner decides about the network, beside spacing and memory.
+NETWORK = (
+    "residual", "UNet_class", "UNet_base_num_features", "UNet_max_features_2d",
+    "UNet_max_features_3d", "UNet_blocks_per_stage_encoder", "UNet_blocks_per_stage_decoder",
+    "UNet_reference_val_corresp_GB", "UNet_reference_val_3d", "UNet_reference_val_2d",
+)  # fmt: skip
+PRESET_OF = {True: "resenc_m", False: "unet"}  # whether residual -> whose counts hold for the class
 
 
 def extended(values: tuple, length: int) -> tuple:
@@ -22,62 +33,135 @@ def extended(values: tuple, length: int) -> tuple:
 
 
 class AtlasTransferPlanner(AtlasPretrainPlanner):
-    """nnU-Net's method for spacing, patch, strides and batch; widths, blocks, class the source's.
+    """nnU-Net's method for the target; what the source decides is in the table of modes.
 
-    So every stage that both networks have holds parameters of the same shape, and loads.
+    A configuration is held to the source where both have as many axes: 2d next to a 3-D source is
+    planned natively, and `explain` says so.
 
     Args:
         dataset_name_or_id: nnU-Net's.
         source: The pre-trained network.
-        preset: Sets the memory target; widths and blocks come from the source.
+        mode: A name in MODES.
+        preset: Sets the memory target, and the network of what is not held.
         others: As AtlasPretrainPlanner.
     """
 
-    default_plans_name = "AtlasTransferPlans"
     default_schedule = "head_then_all"
 
     def __init__(
-        self, dataset_name_or_id: str | int, *, source: NetworkSpec, **others: Any
+        self,
+        dataset_name_or_id: str | int,
+        *,
+        source: PlannedSource,
+        mode: str = DEFAULT,
+        plans_name: str | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(dataset_name_or_id, **others)
-        self.source = source
-        self.blocks_key = next((k for k in BLOCK_KEYS.values() if k in source.arch_kwargs), None)
-        if self.blocks_key is None:
-            raise PlanError(
-                f"a source of class {source.class_name} has no stages to hold a plan to",
-                where=self.dataset_name,
-                do="give a PlainConvUNet or ResidualEncoderUNet checkpoint of nnU-Net",
-            )
-        self.hold_to(self.blocks_key == BLOCK_KEYS[True])
-        self.UNet_base_num_features = source.widths[0]
-        self.UNet_max_features_3d = self.UNet_max_features_2d = max(source.widths)
-        encoder = source.arch_kwargs[self.blocks_key]
-        decoder = source.arch_kwargs["n_conv_per_stage_decoder"]
-        self.UNet_blocks_per_stage_encoder = extended(tuple(encoder), 14)
-        # The decoder's list runs from the deepest stage up (DESIGN 3.8); all of a kind in practice.
-        self.UNet_blocks_per_stage_decoder = extended(tuple(decoder), 13)
+        name = plans_name or MODES[mode].plans_name
+        super().__init__(dataset_name_or_id, plans_name=name, **others)
+        self.native = {name: getattr(self, name) for name in NETWORK}
+        self.take(source, mode)
 
-    @staticmethod
-    def read_source(path: Path, configuration: str, key_table: Path | None = None) -> NetworkSpec:
-        """The source, from a checkpoint or a plans file (.json) beside its dataset.json.
+    def take(self, source: PlannedSource, mode: str) -> None:
+        """Plan for this source, in this mode.
 
         Raises:
-            PlanError, TransferError: a file is missing or is not what its name says.
+            PlanError: the source has not what the mode takes from it.
         """
-        if path.suffix != ".json":
-            return read_checkpoint(path, read_key_table(key_table) if key_table else None).spec
-        hint = "give a checkpoint, or a plans file (.json) that lies beside its dataset.json"
-        plans = read_json(path, hint)
-        return network_spec(plans, configuration, read_json(path.parent / "dataset.json", hint))
+        self.source, self.mode = source, MODES[mode]
+        if self.mode.network and source.blocks_key is None:
+            raise PlanError(
+                f"a source of class {source.spec.class_name} has no stages to hold a plan to",
+                where=self.dataset_name,
+                do="give --mode native, or a PlainConvUNet or ResidualEncoderUNet checkpoint",
+            )
+        held = self._held() if self.mode.network else self.native
+        self.networks = {False: self.native, True: held}
+        if self.mode.geometry:
+            self._refuse_what_cannot_inherit()
+            self.lowres_creation_threshold = 0  # a coarser copy would not be the source's
+
+    def _held(self) -> dict[str, Any]:
+        """NETWORK as the source has it."""
+        kwargs, widths = self.source.spec.arch_kwargs, self.source.spec.widths
+        self.hold_to(self.source.blocks_key == BLOCK_KEYS[True])
+        # What fills a GB differs between the classes: a preset for the other one does not tell it.
+        fits = self.residual == self.preset.residual
+        count = self.preset if fits else PRESETS[PRESET_OF[self.residual]]
+        return {
+            "UNet_reference_val_corresp_GB": count.reference_gb,
+            "UNet_reference_val_3d": count.reference_3d,
+            "UNet_reference_val_2d": count.reference_2d,
+            "residual": self.residual,
+            "UNet_class": self.UNet_class,
+            "UNet_base_num_features": widths[0],
+            "UNet_max_features_2d": max(widths),
+            "UNet_max_features_3d": max(widths),
+            "UNet_blocks_per_stage_encoder": extended(tuple(kwargs[self.source.blocks_key]), 14),
+            # The decoder's list runs from the deepest stage up; all of a kind in practice.
+            "UNet_blocks_per_stage_decoder": extended(
+                tuple(kwargs["n_conv_per_stage_decoder"]), 13
+            ),
+        }
+
+    def _refuse_what_cannot_inherit(self) -> None:
+        if self.overwrite_target_spacing is not None:
+            raise PlanError("--spacing and --mode inherit both say the spacing",
+                            where=self.dataset_name, do="give one of them")  # fmt: skip
+        self.source.geometry  # noqa: B018 - raises where the source does not know it
+        shape = np.median(self.dataset_fingerprint["shapes_after_crop"], 0)
+        if self.source.n_axes == 3 and min(shape) == 1:
+            raise PlanError(
+                "its images are flat, the source is a 3-D network: nothing can be inherited",
+                where=self.dataset_name, do="give --mode native, or a 2-D source (-c 2d)",
+            )  # fmt: skip
+
+    @staticmethod
+    def read_source(
+        path: Path, configuration: str, key_table: Path | None = None
+    ) -> PlannedSource:  # fmt: skip
+        """The source, from a checkpoint or a plans file (.json) beside its dataset.json."""
+        return PlannedSource.read(path, configuration, key_table)
+
+    def prepare(self, n_axes: int) -> None:
+        """Set what decides about the network, for configurations with so many axes."""
+        for name, value in self.networks[self.holds(n_axes)].items():
+            setattr(self, name, value)
+
+    def method(self, n_axes: int) -> Method:
+        self.prepare(n_axes)
+        return super().method(n_axes)
+
+    def holds(self, n_axes: int) -> bool:
+        """Whether configurations with so many axes are held to the source."""
+        return self.mode.network and n_axes == self.source.n_axes
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        return self.mode.data_identifier(self.plans_identifier, configuration_name)
+
+    def determine_fullres_target_spacing(self) -> np.ndarray:
+        """(z, y, x) mm. In `inherit` the source's, axis of the patient by axis."""
+        spacing = np.array(super().determine_fullres_target_spacing(), float)
+        if self.mode.geometry:
+            for axis, mm in self.source.spacing_by_reader_axis().items():
+                spacing[axis] = mm
+        return spacing
+
+    def determine_transpose(self) -> tuple[list[int], list[int]]:
+        """In `inherit` the source's order of axes, so that its patch and strides hold."""
+        if not self.mode.geometry:
+            return super().determine_transpose()
+        forward = self.source.transpose_forward
+        return forward, [forward.index(axis) for axis in range(3)]
 
     def as_source(self, arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The architecture with the source's widths and remaining options (bias, norm, nonlin)."""
         own = {
-            "n_stages", "kernel_sizes", "strides", "features_per_stage", self.blocks_key,
+            "n_stages", "kernel_sizes", "strides", "features_per_stage", self.source.blocks_key,
             "n_conv_per_stage_decoder", "conv_op", "norm_op",
         }  # fmt: skip
-        widths = list(extended(self.source.widths, arch_kwargs["n_stages"]))
-        same = {k: v for k, v in self.source.arch_kwargs.items() if k not in own}
+        widths = list(extended(self.source.spec.widths, arch_kwargs["n_stages"]))
+        same = {k: v for k, v in self.source.spec.arch_kwargs.items() if k not in own}
         return {**arch_kwargs, **same, "features_per_stage": widths}
 
     def static_estimate_VRAM_usage(  # noqa: N802 - the host's name
@@ -90,35 +174,93 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         requires_import: tuple[str, ...],
     ) -> float:
         """The host's estimate, for the widths that the network will really have."""
-        held = self.as_source(arch_kwargs)
+        if self.holds(len(patch_size)):
+            if self.mode.geometry:
+                return 1.0  # the patch is the source's: there is nothing to search for
+            arch_kwargs = self.as_source(arch_kwargs)
         return super().static_estimate_VRAM_usage(
-            patch_size, n_inputs, n_outputs, class_name, held, requires_import
+            patch_size, n_inputs, n_outputs, class_name, arch_kwargs, requires_import
         )
 
-    def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        plan = super().get_plans_for_configuration(*args, **kwargs)
-        architecture = plan["architecture"]
-        architecture["arch_kwargs"] = self.as_source(architecture["arch_kwargs"])
+    def get_plans_for_configuration(
+        self, spacing: Any, median_shape: Any, data_identifier: str, n_voxels: float, cache: dict
+    ) -> dict[str, Any]:
+        """One configuration, held or native by its number of axes (host's method, 2.8.1)."""
+        held = self.holds(len(spacing))
+        self.prepare(len(spacing))
+        if held and self.mode.geometry:
+            return self._inherited(spacing, median_shape, data_identifier, n_voxels)
+        plan = super().get_plans_for_configuration(
+            spacing, median_shape, data_identifier, n_voxels, cache
+        )
+        if held:
+            architecture = plan["architecture"]
+            architecture["arch_kwargs"] = self.as_source(architecture["arch_kwargs"])
         return plan
 
-    def our_section(self, plans: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            **super().our_section(plans),
-            "source": {"heads": list(self.source.heads), "class": self.source.class_name},
+    def _inherited(
+        self, spacing: Any, median_shape: Any, data_identifier: str, n_voxels: float
+    ) -> dict[str, Any]:
+        """The source's patch and network; batch, normalisation and resampling the target's."""
+        plan = super().get_plans_for_configuration(
+            spacing, median_shape, data_identifier, n_voxels, {}
+        )
+        patch, spec = tuple(self.source.geometry["patch_size"]), self.source.spec
+        plan |= {"patch_size": patch, "median_image_size_in_voxels": median_shape}
+        plan["architecture"] = {
+            "network_class_name": spec.class_name,
+            "arch_kwargs": dict(spec.arch_kwargs),
+            "_kw_requires_import": spec.requires_import,
         }
+        batch = self.method(len(patch)).batch(self.estimate(plan), patch, n_voxels)
+        return plan | {"batch_size": batch.size}
+
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """In `inherit` without configurations that have other axes than the source."""
+        if self.mode.geometry:
+            kept = plans["configurations"]
+            for name in [n for n, c in kept.items() if not self.holds(len(c["patch_size"]))]:
+                del kept[name]
+        super().save_plans(plans)
+
+    def our_section(self, plans: Mapping[str, Any]) -> dict[str, Any]:
+        spec = self.source.spec
+        own = {"heads": list(spec.heads), "class": spec.class_name, "mode": self.mode.name}
+        return {**super().our_section(plans), "source": own}
 
     def explain(self, plans: Mapping[str, Any]) -> str:
         """With, for each configuration, what share of the parameters the source will serve."""
-        names = {name: canonical(name) for name in (*self.source.heads, *self._target_heads(plans))}
-        lines = [super().explain(plans)]
+        source = self.source.spec
+        names = {n: canonical(n) for n in (*source.heads, *self._target_heads(plans))}
+        lines = [super().explain(plans), f"  mode {self.mode.name}: {self.mode.purpose}"]
         for name in plans["configurations"]:
-            if "patch_size" not in resolve_configuration(plans, name):
-                continue
             target = network_spec(plans, name, self.dataset_json)
-            lines.append(f"  {name}, parameters from the source:")
-            table = forecast(self.source, target, names).table()
+            lines.append(f"  {name}{self._why_native(plans, name)}, parameters from the source:")
+            table = forecast(source, target, names).table()
             lines += [f"    {line}" for line in table.splitlines()]
+        if self.mode.geometry:
+            lines.append(
+                f"  only what has {self.source.n_axes} axes, at one resolution, can be inherited: "
+                "plan other configurations with --mode aligned or native"
+            )
         return "\n".join(lines)
+
+    def not_by_rule(self, plans: Mapping[str, Any]) -> dict[str, str]:
+        found = super().not_by_rule(plans)
+        if self.mode.geometry:
+            found |= {"spacing": "it is the source's", "order": "as in the source's plan"}
+        for name, config in plans["configurations"].items():
+            if "patch_size" in config and self.holds(len(config["patch_size"])):
+                found[name] = "class, blocks and widths are the source's"
+                if self.mode.geometry:
+                    found[f"{name}.patch"] = "the source's, with its strides and kernels"
+        return found
+
+    def _why_native(self, plans: Mapping[str, Any], name: str) -> str:
+        n_axes = len(resolve_configuration(plans, name)["patch_size"])
+        if not self.mode.network or self.holds(n_axes):
+            return ""
+        return f" (planned natively: it has {n_axes} axes, the source {self.source.n_axes})"
 
     def _target_heads(self, plans: Mapping[str, Any]) -> tuple[str, ...]:
         return network_spec(plans, next(iter(plans["configurations"])), self.dataset_json).heads

@@ -148,7 +148,7 @@ def test_the_planner_reads_sources_of_every_format(tmp_path):
     foreign(tmp_path / "c.pt")
     table(tmp_path, TABLE)
     found = AtlasTransferPlanner.read_source(tmp_path / "c.pt", "x", tmp_path / "table.json")
-    assert found == OWN
+    assert found.spec == OWN
     parser = argparse.ArgumentParser()
     arguments(parser)
     assert parser.parse_args(["7", "--key-table", "t.json"]).key_table.name == "t.json"

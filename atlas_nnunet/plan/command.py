@@ -11,6 +11,7 @@ from typing import Any
 from atlas_nnunet.artefacts import Dataset, root
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import channel_names, dataset_name, find_planner, read_json
+from atlas_nnunet.plan.modes import DEFAULT, MODES
 from atlas_nnunet.plan.presets import PRESETS
 
 # Options that become settings of the plan's training section (training/settings.py).
@@ -43,6 +44,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--key-table", type=Path, metavar="FILE",
         help="JSON that explains a checkpoint of another format; transfer --help shows one",
     )  # fmt: skip
+    parser.add_argument(
+        "--mode", choices=sorted(MODES),
+        help=f"for AtlasTransferPlanner; default: {DEFAULT}. "
+        + "; ".join(f"{name}: {mode.purpose}" for name, mode in MODES.items()),
+    )  # fmt: skip
     parser.add_argument("-c", dest="configuration", default="3d_fullres",
                         help="the configuration of --from, where it is a plans file")  # fmt: skip
     parser.add_argument(
@@ -58,6 +64,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--fingerprint", type=Path, metavar="FILE",
         help="plan for this fingerprint, of several data sets together (fingerprint -o)",
     )  # fmt: skip
+    parser.add_argument(
+        "--for", dest="targets", nargs="+", metavar="DATASET",
+        help="for AtlasPretrainPlanner: the spacing (the set's own, or one of these targets') "
+        "whose network serves these targets best; prints which share of each it will serve",
+    )  # fmt: skip
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="say why spacing, patch, strides, batch and network are as they are",
+    )
     parser.add_argument("--no-final-validation", action="store_true",
                         help="do not predict the validation cases after training")  # fmt: skip
     for name, kind in SETTINGS.items():
@@ -66,7 +82,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example:\n  atlas-nnunet plan 701 --preset resenc_l\n"
         "  atlas-nnunet plan 507 -pl AtlasTransferPlanner --from fold_all/checkpoint_final.pth\n"
-        "  atlas-nnunet plan 701 --fingerprint together.json"
+        "  atlas-nnunet plan 701 --fingerprint together.json\n"
+        "  atlas-nnunet plan 701 --for 501 502 503 --explain"
     )
 
 
@@ -79,13 +96,18 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     kind = find_planner(args.planner)
     ours = kind.__module__.startswith("atlas_nnunet.")
+    _refuse_misplaced(args, kind)
     planner = kind(name, **(_our_options(args, kind) if ours else _host_options(args)))
     if args.fingerprint:  # in place of what the host has read from its own folder
         planner.dataset_fingerprint = _read_fingerprint(args.fingerprint, planner.dataset_json)
+    if args.targets:
+        print(_choose(planner, args.targets))
     log = io.StringIO()
     with contextlib.redirect_stdout(log):  # the host prints every configuration as a dict
         plans = planner.plan_experiment()
     print(planner.explain(plans) if ours else log.getvalue())
+    if args.explain:
+        print("why:", planner.reasons(plans), sep="\n")
     print(f"written: {Dataset(name).plans(planner.plans_identifier)}")
     return 0
 
@@ -111,6 +133,30 @@ def _read_fingerprint(path: Path, dataset_json: dict[str, Any]) -> dict[str, Any
     return found
 
 
+def _refuse_misplaced(args: argparse.Namespace, kind: Any) -> None:
+    """Options that the chosen planner would not heed.
+
+    Raises:
+        PlanError: one was given.
+    """
+    transfers = hasattr(kind, "read_source")
+    misplaced = {
+        "--from": (args.source and not transfers, "AtlasTransferPlanner"),
+        "--mode": (args.mode and not transfers, "AtlasTransferPlanner"),
+        "--for": (args.targets and args.planner != "AtlasPretrainPlanner", "AtlasPretrainPlanner"),
+        "--explain": (args.explain and not hasattr(kind, "reasons"), "AtlasPretrainPlanner"),
+    }
+    for option, (given, planner) in misplaced.items():
+        if given:
+            raise PlanError(f"{args.planner} takes no {option}", do=f"give -pl {planner}")
+
+
+def _choose(planner: Any, targets: list[str]) -> str:
+    """The table of what was compared; the planner has taken the best."""
+    names = [dataset_name(t, root("nnUNet_raw"), root("nnUNet_preprocessed")) for t in targets]
+    return planner.choose_for(list(dict.fromkeys(names)))
+
+
 def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
     settings = {setting: getattr(args, setting) for setting in SETTINGS}
     if args.no_final_validation:
@@ -129,6 +175,7 @@ def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
                 do="give --from CHECKPOINT.pth, or --from PLANS.json beside its dataset.json",
             )
         options["source"] = kind.read_source(args.source, args.configuration, args.key_table)
+        options["mode"] = args.mode or DEFAULT
     return options
 
 
