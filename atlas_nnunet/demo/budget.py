@@ -43,7 +43,7 @@ class Budget:
     rates: tuple[tuple[str, float], ...] = (("transfer", 3e-3), ("scratch", 1e-2))
     spacing_mm: tuple[float, float, float] | None = None
     target_spacing_mm: tuple[float, float, float] | None = None
-    memory_gb: float = 0.25
+    memory_gb: float = 0.24
     step_size: float = 0.5
 
     def training_words(self, length: Length, rate: float, schedule: str, seed: int) -> list[str]:
