@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -277,27 +278,39 @@ def made(space):
     return {p.name: p.read_bytes() for p in (space.folder / ARRAYS).glob("*") if p.is_file()}
 
 
+def with_more_cases(space, n):
+    """The data set's cases again, under other names, so that a kill comes in mid-run."""
+    raw = space.folder / "nnUNet_raw" / TINY
+    for number in range(4, n):
+        for name, ending in (("imagesTr", "_0000"), ("labelsTr", "")):
+            shutil.copy(raw / name / f"case_{number % 4:03d}{ending}.nii.gz",
+                        raw / name / f"case_{number:03d}{ending}.nii.gz")  # fmt: skip
+
+
 def test_a_killed_run_resumes_and_leaves_the_same_bytes(planned, tmp_path):
-    """SIGKILL as soon as the first case is done; workers or none, the bytes are the same."""
+    """SIGKILL for the run and its workers as soon as the first case is done; the bytes are the
+    same in the end, with workers or without."""
     whole, broken = (copy_of(planned, tmp_path / name) for name in ("whole", "broken"))
+    for space in (whole, broken):
+        with_more_cases(space, 16)
     assert whole.run("preprocess", 701, "-np", 1) == 0
     records = broken.folder / f"nnUNet_preprocessed/{TINY}/atlas_nnunet"
     command = [sys.executable, "-m", "atlas_nnunet.cli", "preprocess", "701", "-np", "2"]
     run = subprocess.Popen(command, env=os.environ | broken.variables, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)  # fmt: skip
+                           stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     while not list(records.rglob("case_*.json")):
         assert run.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
-    run.kill()
+    os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     before = {p.name: p.stat().st_mtime_ns for p in records.rglob("case_*.json")}
-    assert len(before) < 4
+    assert len(before) < 16
     assert broken.run("preprocess", 701, "-np", 2, "--memory-gb", 3) == 0
     assert {p.name: p.stat().st_mtime_ns for p in records.rglob("case_*.json")}.items() >= (
         before.items()
     ), "what was done is not redone"
     assert made(broken) == made(whole)
-    assert len(made(whole)) == 12
+    assert len(made(whole)) == 3 * 16
 
 
 def test_incomplete_and_broken_cases_are_named_and_the_others_done(planned, tmp_path, capsys):
