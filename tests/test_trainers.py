@@ -79,7 +79,7 @@ def test_training_starts_from_the_transferred_weights(space):
     still = ("--optimizer", "sgd", "--learning-rate", 1e-12, "--weight-decay", 0)
     assert space.run("plan", 501, "-pl", "AtlasTransferPlanner", "--from", source, *SHORT,
                      *still) == 0  # fmt: skip
-    assert space.run("transfer", 501, "--from", pretrained) == 0
+    assert space.run("transfer", 501, "--from", pretrained, "--no-fold") == 0
     assert train(space, "AtlasTransferPlans") == 0
     trained = weights(final(space, "AtlasTransferTrainer", "AtlasTransferPlans"))
     folder = space.folder / "nnUNet_preprocessed/Dataset501_Target/atlas_nnunet"

@@ -22,7 +22,7 @@ def save_case(
 ) -> None:
     """Write what stock's `save_case` does, with its chunks, blocks, codec and choice of filter,
     but with one thread: several put the blocks of a chunk down in the order they finish, and the
-    bytes differ from run to run.
+    bytes differ from run to run. The number of threads stands in the file too, for both ways.
 
     Args:
         truncated: Path of the files, without their endings.
@@ -36,6 +36,8 @@ def save_case(
         blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
         chosen = nnUNetDatasetBlosc2._select_filter(array, blocks, chunks, CODEC, LEVEL)
         how = {"codec": CODEC, "clevel": LEVEL, "filters": [chosen], "nthreads": 1}
-        path = f"{truncated}{ending}"
-        blosc2.asarray(array, urlpath=path, chunks=chunks, blocks=blocks, cparams=how)
+        blosc2.asarray(
+            array, urlpath=f"{truncated}{ending}", chunks=chunks, blocks=blocks, cparams=how,
+            dparams={"nthreads": 1},
+        )  # fmt: skip
     write_pickle(properties, f"{truncated}.pkl")
