@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from atlas_nnunet.errors import SourceError
 from atlas_nnunet.host import network_spec, read_json, resolve_configuration
 from atlas_nnunet.predict.model import Model, load
 from atlas_nnunet.reading import Header, read_images, read_labels
+from atlas_nnunet.volume.grid import voxels
 from atlas_nnunet.volume.stock import is_stock_preprocessor
 
 PROCESS_BYTES = 1_500_000_000  # torch, nnU-Net, the network, and slabs worked at
@@ -159,12 +159,7 @@ def need_bytes(job: Job) -> int:
     wanted = resolve_configuration(plans, configuration)["spacing"]
     dataset_json = read_json(job.model.folder / "dataset.json", "atlas-nnunet train")
     spec = network_spec(plans, configuration, dataset_json)
-    header = Header.of(job.images[0])
-    shape, spacing = header.shape, header.spacing_mm
-    kept = [1.0] if len(wanted) == len(spacing) else spacing
-    growth = max(math.prod(spacing) / math.prod(wanted) / one for one in kept)
-    before = math.prod(shape[:3])
-    after = before * growth
+    before, after = voxels(Header.of(job.images[0]), wanted)
     images = len(job.images) * (12 * before + 12 * after) + 16 * max(before, after)
     words = 1 + len(spec.heads) // 62
     logits = after * (4 * len(spec.channels) + 2 * len(spec.heads) + 2 + 16 * words + 8)

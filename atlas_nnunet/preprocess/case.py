@@ -19,6 +19,7 @@ from atlas_nnunet.host import resolve_configuration, versions
 from atlas_nnunet.images import values_in
 from atlas_nnunet.rawdata import RawCase
 from atlas_nnunet.reading import Header, read_images, read_labels
+from atlas_nnunet.volume.grid import voxels
 from atlas_nnunet.volume.stock import is_stock_preprocessor
 
 KERNELS = 2  # of `atlas_nnunet.kernels`: raise it when they would give other arrays
@@ -121,13 +122,8 @@ def need_bytes(job: Job) -> int:
     plans = json.loads(job.plans.read_text())
     wanted = resolve_configuration(plans, job.configuration)["spacing"]
     header = Header.of(job.raw.images[0])
-    shape, spacing = header.shape, header.spacing_mm
-    channels = len(job.raw.images) * math.prod(shape[3:])
-    # In 2-D one axis keeps its spacing; which one, the reader knows. The one that costs most:
-    kept = [1.0] if len(wanted) == len(spacing) else spacing
-    growth = max(math.prod(spacing) / math.prod(wanted) / one for one in kept)
-    before = math.prod(shape[:3])
-    after = before * growth
+    channels = len(job.raw.images) * math.prod(header.shape[3:])
+    before, after = voxels(header, wanted)
     image, labels, channel = channels * 4 * (before + after), 3 * (before + after), 8
     return int(image + labels + channel * max(before, after))
 

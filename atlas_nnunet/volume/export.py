@@ -21,6 +21,7 @@ from atlas_nnunet.errors import SourceError
 from atlas_nnunet.kernels.export import Target, logits_to_labels, painting
 from atlas_nnunet.kernels.probabilities import labels_of, probability_slabs
 from atlas_nnunet.labelmap import Coding
+from atlas_nnunet.volume.grid import full_spacing
 from atlas_nnunet.volume.stock import is_stock_resampling
 
 OURS = "atlas_nnunet"  # what `convert` adds to dataset.json
@@ -61,9 +62,7 @@ class Export:
         """The image's grid, from what `prepare` noted."""
         spacing = [properties["spacing"][axis] for axis in self.plans.transpose_forward]
         shape = tuple(properties["shape_after_cropping_and_before_resampling"])
-        current = list(self.configuration.spacing)
-        if len(current) < len(shape):  # 2-D: slices keep their distance
-            current = [spacing[0], *current]
+        current = full_spacing(self.configuration.spacing, spacing)
         whole = tuple(properties["shape_before_cropping"])
         return Target(shape, current, spacing, whole, properties["bbox_used_for_cropping"])
 

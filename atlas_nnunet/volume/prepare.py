@@ -20,6 +20,7 @@ from atlas_nnunet.kernels.crop import nonzero_mask
 from atlas_nnunet.kernels.locations import class_locations
 from atlas_nnunet.kernels.resample_image import resample_image
 from atlas_nnunet.kernels.resample_labels import resample_labels
+from atlas_nnunet.volume.grid import full_spacing
 from atlas_nnunet.volume.stock import is_stock_resampling
 
 OUTSIDE = -1  # label of the zeros around the body: `nonzero_label` of crop_to_nonzero
@@ -83,7 +84,7 @@ def prepare(
     else:
         seg = labels.transpose(order)[(slice(None), *inside)]
         seg[(seg == 0) & ~mask] = OUTSIDE
-    wanted = _three(configuration.spacing, spacing)
+    wanted = full_spacing(configuration.spacing, spacing)
     shape = compute_new_shape(data.shape[1:], spacing, wanted)
     data = _normalised(data, seg, plans, configuration)
     wide = data.astype(np.float64) if in_float64 else data
@@ -120,11 +121,6 @@ def finish(
         classes = [*classes, [OUTSIDE, *manager.all_labels]]
     properties["class_locations"] = class_locations(seg, classes)
     return seg.astype(np.int16, copy=False)
-
-
-def _three(spacing: Sequence[float], original: Sequence[float]) -> list[float]:
-    """A 2-D configuration keeps the distance of slices."""
-    return [original[0], *spacing] if len(spacing) < len(original) else list(spacing)
 
 
 def _normalised(
