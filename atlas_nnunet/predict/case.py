@@ -81,7 +81,8 @@ def prepare_case(job: Job) -> Prepared | None:
     key = content_hash([job.model_key, [file_hash(p) for p in job.inputs]])
     if _is_done(job, key):
         return None
-    from atlas_nnunet.volume.export import one_hot
+    from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+
     from atlas_nnunet.volume.prepare import prepare
 
     predictor = load(job.model)
@@ -104,7 +105,7 @@ def prepare_case(job: Job) -> Prepared | None:
         )
     if job.previous is not None and seg is not None:
         values = predictor.label_manager.foreground_labels
-        data = np.concatenate([data, one_hot(seg[0], values)])
+        data = np.vstack([data, convert_labelmap_to_one_hot(seg[0], values, data.dtype)])
     return Prepared(key, data, properties)
 
 

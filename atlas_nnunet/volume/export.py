@@ -6,7 +6,7 @@ export_prediction.py, nnunetv2 2.8.1), by kernels that never hold all heads at f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,3 @@ class Export:
 def joins(dataset_json: Mapping[str, Any]) -> bool:
     """Whether a data set's labels are codes of ours, so that regions may be joined."""
     return OURS in dataset_json
-
-
-def one_hot(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """The previous stage's labels as a cascade's network takes them: (value, *spatial) float32."""
-    return np.stack([labels == value for value in values]).astype(np.float32)
