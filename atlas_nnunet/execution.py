@@ -53,6 +53,12 @@ class Workers:
         """As the options of `add_arguments` say."""
         return cls(args.processes, args.cluster, getattr(args, "memory_gb", None))
 
+    def estimates(
+        self, need_bytes: Callable[[Job], int], jobs: Mapping[str, Job], process_bytes: int
+    ) -> dict[str, int]:
+        """The function `estimates` where there is a budget to hold; else no header is opened."""
+        return {} if self.memory_gb is None else estimates(need_bytes, jobs, process_bytes)
+
 
 def add_arguments(
     parser: argparse.ArgumentParser, *, processes: int = 2, memory: bool = False
@@ -102,19 +108,18 @@ def map_cases(
 
 
 def estimates(
-    need_bytes: Callable[[Job], int], jobs: Mapping[str, Job], workers: Workers, process_bytes: int
+    need_bytes: Callable[[Job], int], jobs: Mapping[str, Job], process_bytes: int
 ) -> dict[str, int]:
-    """What a stage expects of the memory of each case's worker, where it is wanted.
+    """What a stage expects of the memory of each case's worker.
 
     Args:
         need_bytes: A case's own; where its header cannot be read it counts as nothing, for its
             work will refuse it.
         jobs: By case.
-        workers: Whether a budget is set.
         process_bytes: What a worker takes before its first case.
     """
     found: dict[str, int] = {}
-    for case, job in jobs.items() if workers.memory_gb is not None else ():
+    for case, job in jobs.items():
         with suppress(AtlasError):
             found[case] = process_bytes + need_bytes(job)
     return found

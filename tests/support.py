@@ -106,3 +106,22 @@ def what_was_written(raw: Path) -> tuple[dict[str, Any], Coding]:
     """conversion.json of a raw data set, and the coding that its dataset.json declares."""
     conversion = json.loads((raw / "conversion.json").read_text())
     return conversion, Coding.of_dataset_json(json.loads((raw / "dataset.json").read_text()))
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Equal in value and type, through dictionaries and sequences."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert list(ours) == list(theirs)
+        for key in theirs:
+            assert_same(ours[key], theirs[key])
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert_same(a, b)
+    elif isinstance(ours, np.ndarray):
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+        assert ours.tobytes() == theirs.tobytes()
+    else:
+        assert ours == theirs

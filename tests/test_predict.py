@@ -107,6 +107,11 @@ def model(folder, configuration, labels, transpose, folds=("0",), n=3, spacing=(
     configurations["3d_fullres"]["spacing"] = list(spacing)
     configurations["3d_fullres"]["resampling_fn_probabilities_kwargs"] = probabilities
     configurations["2d"]["architecture"] = network(2)
+    configurations["torch_logits"] = {  # not a function that our export equals
+        "inherits_from": "3d_fullres",
+        "resampling_fn_probabilities": "resample_torch_fornnunet",
+        "resampling_fn_probabilities_kwargs": {"is_seg": False, "force_separate_z": False},
+    }
     plans = {
         "plans_name": "P", "dataset_name": "Dataset009_X", "image_reader_writer": "SimpleITKIO",
         "transpose_forward": list(transpose), "transpose_backward": np.argsort(transpose).tolist(),
@@ -178,7 +183,8 @@ def same_maps(a, b, n=3):
         ("3d_fullres", "plain", (0, 1, 2)), ("3d_fullres", "regions", (1, 0, 2)),
         ("3d_lowres", "ignore", (2, 0, 1)), ("2d", "plain", (0, 1, 2)),
         ("2d", "regions", (2, 1, 0)), ("thick", "plain", (0, 1, 2)),
-        ("torch", "regions", (0, 1, 2)), ("3d_cascade_fullres", "plain", (1, 2, 0)),
+        ("torch", "regions", (0, 1, 2)), ("torch_logits", "plain", (0, 1, 2)),
+        ("torch_logits", "regions", (0, 1, 2)), ("3d_cascade_fullres", "plain", (1, 2, 0)),
     ],
 )  # fmt: skip
 def test_label_maps_and_probabilities_are_stocks(

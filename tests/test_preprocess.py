@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
-from support import Workspace
+from support import Workspace, assert_same
 
 from atlas_nnunet.errors import GeometryError, LabelMapError, SourceError
 from atlas_nnunet.kernels.crop import nonzero_mask
@@ -119,22 +119,6 @@ def made_by_us(folder, raw, configuration):
     assert not preprocess_case(job), "a second run has nothing to do"
 
 
-def same(a, b):
-    """Equal through and through: types, order of keys, values."""
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            same(x, y)
-    else:
-        assert np.array_equal(a, b)
-        assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
-
-
 def compare(folder):
     for ending in (".b2nd", "_seg.b2nd"):
         ours, theirs = (blosc2.open(str(folder / who / f"c{ending}")) for who in ("ours", "stock"))
@@ -147,7 +131,7 @@ def compare(folder):
             assert np.array_equal(ours[:], theirs[:])
         for mine, other in zip(ours[:], theirs[:], strict=True):
             assert np.abs(mine - other).max() <= 1e-5 * np.ptp(other)
-    same(*(pickle.loads((folder / who / "c.pkl").read_bytes()) for who in ("ours", "stock")))
+    assert_same(*(pickle.loads((folder / who / "c.pkl").read_bytes()) for who in ("ours", "stock")))
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)

@@ -6,6 +6,7 @@ from itertools import permutations, product
 import nibabel as nib
 import numpy as np
 import pytest
+from support import assert_same
 
 from atlas_nnunet import reading, reoriented
 from atlas_nnunet.errors import GeometryError, LabelMapError, SourceError
@@ -27,25 +28,6 @@ def stock(reader, files):
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
     return recursive_find_reader_writer_by_name(reader)().read_images([str(f) for f in files])
-
-
-def assert_same(ours, theirs):
-    """Equal in value and type, through dictionaries and sequences."""
-    assert type(ours) is type(theirs)
-    if isinstance(ours, dict):
-        assert list(ours) == list(theirs)
-        for key in theirs:
-            assert_same(ours[key], theirs[key])
-    elif isinstance(ours, list | tuple):
-        assert len(ours) == len(theirs)
-        for a, b in zip(ours, theirs, strict=True):
-            assert_same(a, b)
-    elif isinstance(ours, np.ndarray):
-        assert ours.dtype == theirs.dtype
-        assert ours.shape == theirs.shape
-        assert ours.tobytes() == theirs.tobytes()
-    else:
-        assert ours == theirs
 
 
 def assert_read_as_stock(reader, files):

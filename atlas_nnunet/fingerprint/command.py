@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from atlas_nnunet.artefacts import Dataset, root, sweep, write_json
 from atlas_nnunet.errors import AtlasError, PlanError
-from atlas_nnunet.execution import Workers, add_arguments, estimates, map_cases, print_refused
+from atlas_nnunet.execution import Workers, add_arguments, map_cases, print_refused
 from atlas_nnunet.host import channel_names, dataset_name, read_json, reader_name
 from atlas_nnunet.rawdata import raw_cases
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     workers = Workers.of(args)
     done, refused = map_cases(
         analyse, jobs, workers=workers, describe="fingerprint",
-        need_bytes=estimates(need_bytes, jobs, workers, PROCESS_BYTES),
+        need_bytes=workers.estimates(need_bytes, jobs, PROCESS_BYTES),
     )  # fmt: skip
     refused |= {case: error for part in parts for case, error in part.refused.items()}
     print_refused(refused)

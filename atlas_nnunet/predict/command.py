@@ -161,14 +161,14 @@ def _predict(args: argparse.Namespace, jobs: dict[str, Any]) -> tuple[dict, dict
     shown = not args.disable_progress_bar
     on_cpu = args.device == "cpu"
     if workers.cluster or (workers.processes > 1 and on_cpu):
-        need = estimates(need_bytes, jobs, workers, PROCESS_BYTES)
+        need = workers.estimates(need_bytes, jobs, PROCESS_BYTES)
         return map_cases(predict_case, jobs, workers=workers, describe="predict", shown=shown,
                          need_bytes=need)  # fmt: skip
     if workers.processes > 1:
         print(f"note: -np {workers.processes}: on a GPU one process works, and cases overlap in it")
     ahead, behind = (int(not on_cpu) if n is None else n for n in (args.npp, args.nps))
     budget = (workers.memory_gb or math.inf) * GB - PROCESS_BYTES
-    need = estimates(need_bytes, jobs, Workers(memory_gb=1), 0)  # told in any case
+    need = estimates(need_bytes, jobs, 0)  # told in any case
     if jobs:
         load(next(iter(jobs.values())).model)  # here, and not first in a thread
         largest = max(need.values(), default=0)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, file_hash, root, sweep, whole_file
-from atlas_nnunet.execution import Workers, add_arguments, estimates, map_cases, print_refused
+from atlas_nnunet.execution import Workers, add_arguments, map_cases, print_refused
 from atlas_nnunet.host import (
     dataset_name,
     read_json,
@@ -78,7 +78,7 @@ def _configuration(
     }  # fmt: skip
     done, refused = map_cases(
         preprocess_case, jobs, workers=workers, describe=name,
-        need_bytes=estimates(need_bytes, jobs, workers, PROCESS_BYTES),
+        need_bytes=workers.estimates(need_bytes, jobs, PROCESS_BYTES),
     )  # fmt: skip
     forget_cases(folder, records, set(done))
     print_refused(refused)

@@ -82,7 +82,8 @@ class Export:
             SourceError: a logit is NaN.
         """
         if not is_stock_resampling(self.configuration.configuration, "probabilities"):
-            return self._by_stock(logits, properties)[0]
+            joins_regions = self.joined and self.paint is not None  # from their probabilities
+            return self._by_stock(logits, properties, return_probabilities=joins_regions)[0]
         try:
             labels = logits_to_labels(
                 logits, self.target(properties), paint=self.paint, wide=self.is_wide
@@ -106,7 +107,7 @@ class Export:
             file: Without ending.
         """
         if not is_stock_resampling(self.configuration.configuration, "probabilities"):
-            labels, everything = self._by_stock(logits, properties)
+            labels, everything = self._by_stock(logits, properties, return_probabilities=True)
             self._save(everything, properties, file)
             return labels
         target, paint = self.target(properties), self.paint
@@ -137,18 +138,23 @@ class Export:
             write_pickle(dict(properties), str(partial))
 
     def _by_stock(
-        self, logits: torch.Tensor | np.ndarray, properties: Mapping[str, Any]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """For plans that name another resampling function: nnU-Net's own export."""
+        self, logits: torch.Tensor | np.ndarray, properties: Mapping[str, Any],
+        *, return_probabilities: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """For plans that name another resampling function: nnU-Net's own export; probabilities are
+        empty where they are not asked for."""
         from nnunetv2.inference.export_prediction import (
             convert_predicted_logits_to_segmentation_with_correct_shape,
         )
 
         manager = self.plans.get_label_manager(dict(self.dataset_json))
-        labels, everything = convert_predicted_logits_to_segmentation_with_correct_shape(
+        found = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, self.plans, self.configuration, manager, dict(properties),
-            return_probabilities=True, num_threads_torch=torch.get_num_threads(),
+            return_probabilities=return_probabilities, num_threads_torch=torch.get_num_threads(),
         )  # fmt: skip
+        if not return_probabilities:
+            return found, np.empty(0, np.float32)
+        labels, everything = found
         if self.joined and self.paint is not None:
             labels = labels_of(everything, self.paint).astype(labels.dtype)
         return labels, everything
