@@ -256,11 +256,10 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
 
     def our_section(self, plans: Mapping[str, Any]) -> dict[str, Any]:
         """What a plan of ours says beyond nnU-Net's: preset, training, and of which data sets."""
-        defaults = Training(
-            schedule=self.default_schedule,
-            mirror_axes=self.mirror_axes(list(plans["transpose_forward"])),
+        training = Training.of_schedule(
+            self.settings.get("schedule") or self.default_schedule,
+            {"mirror_axes": self.mirror_axes(list(plans["transpose_forward"])), **self.settings},
         )
-        training = defaults.with_changes(self.settings)
         section = {"preset": self.preset_name, "training": training.as_json()}
         together = self.dataset_fingerprint.get(SECTION, {}).get("datasets")
         section |= {"planned_for": together} if together else {}

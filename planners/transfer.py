@@ -16,6 +16,7 @@ from atlas_nnunet.plan.presets import PRESETS
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
 from atlas_nnunet.planners.sources import BLOCK_KEYS, PlannedSource
 from atlas_nnunet.structures import canonical
+from atlas_nnunet.training.schedule import SCHEDULES
 from atlas_nnunet.transfer.shares import forecast
 
 # What of a planner decides about the network, beside spacing and memory.
@@ -24,6 +25,7 @@ NETWORK = (
     "UNet_max_features_3d", "UNet_blocks_per_stage_encoder", "UNet_blocks_per_stage_decoder",
     "UNet_reference_val_corresp_GB", "UNet_reference_val_3d", "UNet_reference_val_2d",
 )  # fmt: skip
+TWIN = ("Transfer", "Scratch")  # AtlasTransferPlans -> AtlasScratchPlans
 PRESET_OF = {True: "resenc_m", False: "unet"}  # whether residual -> whose counts hold for the class
 
 
@@ -57,10 +59,17 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         plans_name: str | None = None,
         **others: Any,
     ) -> None:
-        name = plans_name or MODES[mode].plans_name
-        super().__init__(dataset_name_or_id, plans_name=name, **others)
+        super().__init__(dataset_name_or_id, plans_name=plans_name, **others)
+        if plans_name is None:
+            self.plans_identifier = self._plans_name(mode)
         self.native = {name: getattr(self, name) for name in NETWORK}
         self.take(source, mode)
+
+    def _plans_name(self, mode: str) -> str:
+        """A scratch twin lies beside its transfer, under a name of its own."""
+        schedule = SCHEDULES.get(self.settings.get("schedule") or self.default_schedule)
+        name = MODES[mode].plans_name
+        return name if schedule is None or schedule.transfers else name.replace(*TWIN)
 
     def take(self, source: PlannedSource, mode: str) -> None:
         """Plan for this source, in this mode.

@@ -190,3 +190,52 @@ def test_a_data_set_that_somebody_else_converted_goes_the_whole_way(space, tmp_p
     )
     scores = json.loads((tmp_path / "p/evaluation.json").read_text())
     assert set(scores["mean"]) == {"Left Kidney", "Right Kidney", "Liver"}
+
+
+def planned_again(space, *more):
+    source = space.folder / "nnUNet_preprocessed/Dataset701_Tiny/AtlasPretrainPlans.json"
+    assert space.run("plan", 501, "-pl", "AtlasTransferPlanner", "--from", source, *SHORT,
+                     "--optimizer", "sgd", "--seed", 3, *more) == 0  # fmt: skip
+
+
+def tuned(space, *more):
+    """Weights after a training with these settings, and those it started from."""
+    planned_again(space, *more)
+    pretrained = final(space, "AtlasPretrainTrainer", "AtlasPretrainPlans", "Dataset701_Tiny")
+    assert space.run("transfer", 501, "--from", pretrained) == 0
+    out = final(space, "AtlasTransferTrainer", "AtlasTransferPlans")
+    shutil.rmtree(out.parent.parent, ignore_errors=True)
+    assert train(space, "AtlasTransferPlans") == 0
+    start = space.folder / ("nnUNet_preprocessed/Dataset501_Target/atlas_nnunet/"
+                            f"AtlasTransferPlans__{CONFIGURATION}.transferred.pth")  # fmt: skip
+    return weights(out), weights(start)
+
+
+def distance(ends, part):
+    return sum((ends[0][n] - ends[1][n]).abs().sum().item() for n in ends[0] if n.startswith(part))
+
+
+def test_the_plans_schedule_average_and_pull_decide_the_weights(space):
+    assert space.run("train", 701, CONFIGURATION, "all", "-device", "cpu") == 0
+    plain = tuned(space, "--schedule", "nnunet")
+    frozen = tuned(space, "--schedule", "frozen_encoder")
+    averaged = tuned(space, "--schedule", "nnunet", "--ema-decay", 0.99)
+    pulled = tuned(space, "--schedule", "nnunet", "--l2-sp", 10)
+    assert distance(frozen, "encoder.") == 0
+    assert distance(frozen, "decoder.stages.") > 0
+    # SGD of three steps an epoch moves on in one direction: the average lags, the pull holds back.
+    assert 0 < distance(averaged, "encoder.") < distance(plain, "encoder.")
+    assert 0 < distance(pulled, "encoder.") < distance(plain, "encoder.")
+
+
+def test_a_scratch_twin_is_one_flag(space):
+    planned_again(space, "--schedule", "scratch")
+    folder = space.folder / "nnUNet_preprocessed/Dataset501_Target"
+    twin = json.loads((folder / "AtlasScratchPlans.json").read_text())
+    own = json.loads((folder / "AtlasTransferPlans.json").read_text())
+    assert own["atlas_nnunet"]["training"]["schedule"] == "head_then_all"
+    assert twin["atlas_nnunet"]["training"]["schedule"] == "scratch"
+    alike = ("patch_size", "batch_size", "spacing", "architecture")
+    for key in alike:
+        config = twin["configurations"][CONFIGURATION], own["configurations"][CONFIGURATION]
+        assert config[0][key] == config[1][key]

@@ -88,3 +88,22 @@ def test_below_the_floor_nothing_is_written(transfer, capsys):
     assert "new_block_inside" in said
     assert transfer(spec(), "--dry-run")[0] == 0
     assert not any(path.exists() for path in files.values())
+
+
+@pytest.mark.parametrize("parts", [("encoder",), ("encoder", "decoder"), ("decoder", "head")])
+def test_parts_that_are_not_asked_for_stay_at_their_start(transfer, parts):
+    status, files = transfer(spec(), "--parts", *parts, "--no-fold", "--floor", 1)
+    assert status == 0
+    report = json.loads(files[".transfer_report.json"].read_text())
+    for group, shares in report["groups"].items():
+        assert shares["copied" if group in parts else "kept"] == 1
+    assert {row["rule"] for row in report["rows"] if row["kept"]} == {"unasked"}
+    joined = [name for name, of in report["heads"].items() if of]
+    assert bool(joined) == ("head" in parts)
+
+
+def test_a_head_alone_is_refused(transfer, capsys):
+    status, files = transfer(spec(), "--parts", "head")
+    assert status == 2
+    assert not any(path.exists() for path in files.values())
+    assert "head alone" in capsys.readouterr().err

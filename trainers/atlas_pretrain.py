@@ -20,6 +20,8 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.progress import current
+from atlas_nnunet.training.averaging import Anchor, Average
+from atlas_nnunet.training.groups import PhaseScheduler, parameter_groups
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
 from atlas_nnunet.training.loss import (
     DeepSupervision,
@@ -29,12 +31,12 @@ from atlas_nnunet.training.loss import (
     deep_supervision_factors,
 )
 from atlas_nnunet.training.precision import choose_precision
-from atlas_nnunet.training.schedule import ALL, HEAD, PhaseScheduler
 from atlas_nnunet.training.settings import of_plans
 from atlas_nnunet.training.status import StatusWeights
 from atlas_nnunet.training.steps import confusion
 from atlas_nnunet.training.validation import our_export
 from atlas_nnunet.training.weights import bare
+from atlas_nnunet.transfer.align import place
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.99, "nesterov": True}),  # nnUNetTrainer.py, 2.8.1
@@ -65,6 +67,8 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         self.initial_lr = self.training.learning_rate
         self.weight_decay = self.training.weight_decay
         self.save_every = self.training.save_every
+        self.average: Average | None = None
+        self.anchor: Anchor | None = None
         self.precision = choose_precision(self.device)
         if not self.precision.needs_scaler:
             self.grad_scaler = None
@@ -89,13 +93,15 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         self.print_to_log_file(f"precision: {self.precision.dtype} ({self.precision.because})")
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhaseScheduler]:
-        named = list(bare(self.network).named_parameters())
-        groups = [
-            {"name": HEAD, "params": [p for n, p in named if ".seg_layers." in n]},
-            {"name": ALL, "params": [p for n, p in named if ".seg_layers." not in n]},
-        ]
+        arch = self.configuration_manager.network_arch_init_kwargs
+        n_stages = arch.get("n_stages", 0)
+        groups = parameter_groups(
+            bare(self.network).named_parameters(), lambda name: place(name, n_stages)
+        )
         kind, options = OPTIMIZERS[self.training.optimizer]
         optimizer = kind(groups, self.initial_lr, weight_decay=self.weight_decay, **options)
+        if self.training.ema_decay:
+            self.average = Average(optimizer, self.training.ema_decay)
         return optimizer, PhaseScheduler(optimizer, self.training.phases)
 
     def _build_loss(self) -> torch.nn.Module:
@@ -165,8 +171,10 @@ class AtlasPretrainTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        per_epoch = self.num_iterations_per_epoch
+        if self.average is not None:
+            self.average.n_updates = self.current_epoch * per_epoch
         if self.local_rank == 0:
-            per_epoch = self.num_iterations_per_epoch
             current().begin(self.current_epoch * per_epoch, self.num_epochs * per_epoch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
@@ -184,6 +192,8 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             current().epoch(**{name: values[-1] for name, values in curves.items()})
 
     def on_train_end(self) -> None:
+        if self.average is not None:
+            self.average.put_in()
         super().on_train_end()
         self.dataloader_train = self.dataloader_val = None  # ends their workers
 
@@ -209,18 +219,26 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         if self.grad_scaler is not None:
             self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
-            self.lr_scheduler.drop_frozen_gradients()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
         else:
             loss.backward()
-            self.lr_scheduler.drop_frozen_gradients()
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
-            self.optimizer.step()
+        self._step()
         if self.local_rank == 0:
             current().step()
         return {"loss": loss.detach().cpu().numpy()}
+
+    def _step(self) -> None:
+        """From gradients to weights."""
+        self.lr_scheduler.drop_frozen_gradients()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        if self.anchor is not None:
+            self.anchor.add_gradients()
+        if self.grad_scaler is not None:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
 
     def validation_step(self, batch: dict) -> dict:
         data, targets, weights = self._to_device(batch)

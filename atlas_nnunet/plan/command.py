@@ -24,6 +24,8 @@ SETTINGS = {
     "optimizer": str,
     "weight_decay": float,
     "seed": int,
+    "ema_decay": float,
+    "l2_sp": float,
     "save_every": int,
 }
 

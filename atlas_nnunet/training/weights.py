@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from atlas_nnunet.errors import TransferError
 
@@ -16,13 +16,17 @@ def bare(network: nn.Module) -> nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
+def stored_weights(checkpoint: Path) -> dict[str, Tensor]:
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["network_weights"]
+
+
 def start_from(network: nn.Module, checkpoint: Path) -> int:
     """Copy every parameter in place (so optimizer and DDP keep theirs); return how many.
 
     Raises:
         TransferError: a parameter is missing, left over, or of another shape.
     """
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["network_weights"]
+    stored = stored_weights(checkpoint)
     own = dict(bare(network).named_parameters())
     # A state dict lists aliases beside the parameters (DESIGN 3.4): what is left over is judged
     # by the network's own state dict.

@@ -43,11 +43,11 @@ class Match:
     Attributes:
         source: Name of the parameter in the source, or None.
         across: It comes from an encoder of the other kind (plain or residual).
-        missing: Why there is none: "" (there is one), "part" (the source has no decoder, or no
-            encoder), "level" (no such level), "block_end" (last norm of a block that the source
-            lacks), "block" (the rest of one), "skip" (the source is plain and computes this stage
-            without), "conv" (a plain stage of the source has fewer convolutions), "role" (nothing
-            of that kind).
+        missing: Why there is none: "" (there is one), "unasked" (nobody asked for it), "part"
+            (the source has no decoder, or no encoder), "level" (no such level), "block_end" (last
+            norm of a block that the source lacks), "block" (the rest of one), "skip" (the source
+            is plain and computes this stage without), "conv" (a plain stage of the source has
+            fewer convolutions), "role" (nothing of that kind).
     """
 
     source: str | None
@@ -116,6 +116,19 @@ def group_of(name: str) -> str:
     if ".seg_layers." in name:
         return "head"
     return "decoder" if name.startswith("decoder.") else "encoder"
+
+
+def place(name: str, n_stages: int) -> tuple[str, int]:
+    """A parameter's part, and how many layers lie between its output and the network's.
+
+    The head has 0, the decoder 1 on its finest level, the encoder most on its own finest, which
+    every image passes first.
+    """
+    part, level = group_of(name), _LEVEL.search(address(name, n_stages))
+    if part == "head":
+        return part, 0
+    from_top = int(level.group(1)) if level else 0
+    return part, 1 + from_top if part == "decoder" else 2 * n_stages - 1 - from_top
 
 
 def _crossed(place: str) -> str | None:

@@ -12,6 +12,7 @@ from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, whole
 from atlas_nnunet.host import dataset_name, network_spec, read_json, resolve_configuration
 from atlas_nnunet.leakage import sentences
 from atlas_nnunet.structures import canonical
+from atlas_nnunet.transfer.align import GROUPS
 from atlas_nnunet.transfer.sources.example import EXAMPLE
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-table", type=Path, metavar="FILE",
                         help="JSON that explains a checkpoint of another format")  # fmt: skip
     parser.add_argument("--floor", type=float, default=0.5,
-                        help="least share of encoder and decoder from the source")  # fmt: skip
+                        help="least share of encoder and decoder, as far as --parts names them, "
+                        "from the source")  # fmt: skip
     parser.add_argument("--levels", choices=("top", "spacing", "auto"), default="top",
                         help="match levels from the finest, by the feature maps' spacing in mm, or "
                         "by the one that fits better")  # fmt: skip
     parser.add_argument("--no-fold", action="store_true",
                         help="leave a difference in CT normalisation to the training")  # fmt: skip
+    parser.add_argument("--parts", nargs="+", choices=GROUPS, default=list(GROUPS),
+                        help="what comes from the source; default: all")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="for what is not in the source")
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     parser.epilog = (
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     source = read_checkpoint(args.source, table)
     key = content_hash([
         source.sha256, plans, dataset_json, args.configuration, args.seed, args.levels,
-        args.no_fold, VERSION, *([table.content] if table else []),
+        args.no_fold, sorted(set(args.parts)), VERSION, *([table.content] if table else []),
     ])  # fmt: skip
     target = dataset.transferred(args.plans, args.configuration)
     report = dataset.transfer_report(args.plans, args.configuration)
@@ -105,10 +109,10 @@ def _start(
     biased = all(s.arch_kwargs.get("conv_bias") for s in (source.spec, spec))
     folds = affine(*(scheme(*end) for end in ends)) if biased and not args.no_fold else ()
     network, decisions, heads = start_target(
-        source, spec, names, args.seed, shift=levels.shift, folds=folds
+        source, spec, names, args.seed, shift=levels.shift, folds=folds, parts=set(args.parts)
     )
     print(Shares.of(decisions).table())
-    refuse_below(args.floor, decisions, str(args.source))
+    refuse_below(args.floor, decisions, str(args.source), args.parts)
     from_source = {heads.target[t]: heads.source[s] for t, s in heads.shared.items()}
     print(f"head rows from the source, by name: {sorted(from_source)}")
     config = resolve_configuration(plans, args.configuration)

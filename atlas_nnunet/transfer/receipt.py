@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -31,12 +31,27 @@ WHAT_SERVES = {
 }
 
 
-def refuse_below(floor: float, decisions: Sequence[Decision], where: str) -> None:
+def refuse_below(
+    floor: float, decisions: Sequence[Decision], where: str, parts: Collection[str] = GROUPS
+) -> None:
     """ "0 % loaded" must not look like success.
 
+    Args:
+        floor: Share.
+        decisions: One for each parameter of the target.
+        where: The source's file.
+        parts: Those that were asked for.
+
     Raises:
-        TransferError: less of encoder and decoder comes from the source than `floor`.
+        TransferError: less of encoder and decoder comes from the source than `floor`, or neither
+            of them was asked for.
     """
+    if not set(parts) & {"encoder", "decoder"}:
+        raise TransferError(
+            "a head alone is no transfer", where="--parts",
+            do="name encoder or decoder as well",
+        )  # fmt: skip
+    decisions = [d for d in decisions if d.group in parts]
     got = Shares.of(decisions).body_from_source
     if got >= floor:
         return

@@ -146,6 +146,8 @@ RULES: tuple[Rule, ...] = (
     Rule("head_rows", "copied", rows_fit, lambda p: join_rows(source_of(p), p.target, p.heads),
          "classes are joined by name; must precede same_shape, for two 33-class heads need not "
          "mean the same 33 classes"),
+    Rule("unasked", "kept", lambda p: p.missing == "unasked", own,
+         "--parts leaves it out"),
     Rule("new_block", "kept", lambda p: p.missing == "block_end", zeros,
          "a block the source lacks starts as the identity, but for one more LeakyReLU"),
     Rule("new_block_inside", "kept", lambda p: p.missing == "block", own,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from atlas_nnunet.artefacts import whole_file
 from atlas_nnunet.host import NetworkSpec
-from atlas_nnunet.transfer.align import matches
+from atlas_nnunet.transfer.align import GROUPS, Match, group_of, matches
 from atlas_nnunet.transfer.checkpoints import Source
 from atlas_nnunet.transfer.heads import Heads, canonical_heads
 from atlas_nnunet.transfer.intensities import Affine
@@ -22,7 +22,7 @@ from atlas_nnunet.transfer.rules import Decision, transfer
 
 def start_target(
     source: Source, spec: NetworkSpec, names: Mapping[str, str], seed: int,
-    *, shift: int = 0, folds: tuple[Affine, ...] = (),
+    *, shift: int = 0, folds: tuple[Affine, ...] = (), parts: Collection[str] = GROUPS,
 ) -> tuple[nn.Module, list[Decision], Heads]:  # fmt: skip
     """The target network with its starting weights.
 
@@ -33,6 +33,7 @@ def start_target(
         seed: Of nnU-Net's initialisation, for what does not come from the source.
         shift: Of levels (levels.py).
         folds: Difference in normalisation to fold into the first convolution (intensities.py).
+        parts: Of GROUPS, what is to come from the source.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -40,7 +41,10 @@ def start_target(
     own = dict(network.named_parameters())
     stages = source.spec.n_stages, spec.n_stages
     found = matches(list(source.parameters), stages[0], list(own), stages[1], shift)
-    heads = canonical_heads(source.spec.heads, spec.heads, names)
+    unasked = Match(None, missing="unasked")
+    found = {n: match if group_of(n) in parts else unasked for n, match in found.items()}
+    rows = source.spec.heads if "head" in parts else ()
+    heads = canonical_heads(rows, spec.heads, names)
     weights, decisions = transfer(pairs_of(source.parameters, own, found, heads, folds))
     with torch.no_grad():
         for name, parameter in own.items():
