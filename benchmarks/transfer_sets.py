@@ -1,0 +1,119 @@
+"""The data sets of the transfer benchmark: a phantom in large voxels, and OpenKBP's patients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from atlas_nnunet.artefacts import Dataset, whole_file
+from atlas_nnunet.cli import main as atlas
+from atlas_nnunet.demo.phantom import UPPER_ABDOMEN, WIDE
+from atlas_nnunet.demo.phantom_files import PhantomJob, write_phantom, write_target_description
+from atlas_nnunet.execution import Workers, map_cases
+from atlas_nnunet.structures import ABDOMENATLAS_ORGANS
+
+N_CANDIDATES = 8  # of which a run trains on 1, 2, 4 or all
+# In voxels that a CPU can train on by the hundred; the patients are the demo's.
+COARSE_SOURCE = replace(WIDE, in_plane_mm=(2.5, 4.0), slice_mm=(4.0, 5.0))
+COARSE_TARGET = replace(UPPER_ABDOMEN, in_plane_mm=(3.0, 4.0), slice_mm=(4.0, 5.0))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Lengths as (epochs, iterations in each); spacings (z, y, x) in mm."""
+
+    pretrain: tuple[int, int]
+    finetune: tuple[int, int]
+    source_mm: tuple[float, float, float]
+    target_mm: tuple[float, float, float]
+    memory_gb: float
+
+
+@dataclass(frozen=True)
+class Set:
+    """A source, a target, and how they come to be.
+
+    Attributes:
+        sources: "all", and "organs" where there are tumours to leave out -> name.
+        target: Name; its first N_CANDIDATES cases are to train on, the others are held out.
+        n_held_out: How many others.
+        make: (folder of the benchmark, folder of the data) -> nothing; both sets are in nnUNet_raw.
+        tables: Of the benchmark that can be made.
+        tolerance_mm: Of the surface distance: about a voxel.
+        budget: Of a CPU.
+    """
+
+    sources: dict[str, str]
+    target: str
+    n_held_out: int
+    make: Callable[[Set, Path, Path | None], None]
+    tables: tuple[str, ...]
+    tolerance_mm: float
+    budget: Budget
+
+    def write(self, out: Path, data: Path | None) -> None:
+        """Both sets in nnUNet_raw, and the held-out cases in folders of their own."""
+        self.make(self, out, data)
+        raw = Dataset(self.target).raw
+        for case in held_out(self)[1]:
+            for folder, name in (("images", f"{case}_0000.nii.gz"), ("labels", f"{case}.nii.gz")):
+                link = out / "held_out" / folder / name
+                if not link.exists():
+                    with whole_file(link) as partial:
+                        os.link(raw / f"{folder}Tr" / name, partial)
+
+    def scored(self, out: Path) -> tuple[Path, Path]:
+        return out / "held_out" / "images", out / "held_out" / "labels"
+
+
+def held_out(chosen: Set) -> tuple[list[str], list[str]]:
+    """Cases to choose from for training, and those to score."""
+    names = (p.name for p in (Dataset(chosen.target).raw / "labelsTr").glob("*.nii.gz"))
+    cases = sorted(name.removesuffix(".nii.gz") for name in names)
+    return cases[:N_CANDIDATES], cases[N_CANDIDATES:]
+
+
+def convert(key: str, folder: Path, name: str, *words: object) -> None:
+    number, _, rest = name.removeprefix("Dataset").partition("_")
+    line = ["convert", key, folder, "-d", int(number), "--name", rest, "-np", 2, *words]
+    if atlas([str(word) for word in line]) == 2:
+        raise RuntimeError(f"convert {name}")
+
+
+def make_phantom(chosen: Set, out: Path, data: Path | None) -> None:
+    source, target = out / "patients" / "atlas", out / "patients" / "target"
+    n_target = N_CANDIDATES + chosen.n_held_out
+    jobs = [PhantomJob(source, 0, i, "atlas", COARSE_SOURCE) for i in range(1, 25)]
+    jobs += [PhantomJob(target, 0, i, "Tr", COARSE_TARGET) for i in range(1, n_target + 1)]
+    named = {f"{job.part}/{job.case}": job for job in jobs}
+    _, failed = map_cases(write_phantom, named, workers=Workers(2), describe="phantom")
+    if failed:
+        raise RuntimeError(f"phantom: {failed}")
+    write_target_description(target, n_target, 0)
+    convert("phantom", source, chosen.sources["all"])
+    convert("phantom", source, chosen.sources["organs"], "--structures", *ABDOMENATLAS_ORGANS)
+    convert("phantom-target", target, chosen.target)
+
+
+def make_openkbp(chosen: Set, out: Path, data: Path | None) -> None:
+    if data is None:
+        raise SystemExit("name the folder of OpenKBP's cases: --data DIR")
+    convert("openkbp", data, chosen.sources["all"], "--train", 60)
+    convert("openkbp", data, chosen.target, "--skip", 60, "--train",
+            N_CANDIDATES + chosen.n_held_out, "--structures", "parotid_left", "parotid_right",
+            "ptv70")  # fmt: skip
+
+
+SETS = {
+    "phantom": Set(
+        {"all": "Dataset731_PhantomAtlas", "organs": "Dataset732_PhantomOrgans"},
+        "Dataset733_PhantomTarget", 12, make_phantom, ("main", "tumours", "schedules"), 4.0,
+        Budget((16, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
+    ),
+    "openkbp": Set(
+        {"all": "Dataset741_KbpSource"}, "Dataset742_KbpTarget", 16, make_openkbp, ("main",), 4.0,
+        Budget((20, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
+    ),
+}  # fmt: skip
