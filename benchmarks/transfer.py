@@ -30,7 +30,7 @@ from transfer_sets import SETS, Set, held_out
 from atlas_nnunet.artefacts import ROOTS, Dataset, write_json
 from atlas_nnunet.cli import main as atlas
 from atlas_nnunet.host import read_json
-from atlas_nnunet.training.settings import SECTION, Training
+from atlas_nnunet.settings import SECTION, Training
 
 CONFIGURATION = "3d_fullres"
 TRAINER = "AtlasTransferTrainer"

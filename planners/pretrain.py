@@ -25,8 +25,8 @@ from atlas_nnunet.host import READER, NetworkSpec, channel_names, head_names
 from atlas_nnunet.plan.method import Method
 from atlas_nnunet.plan.presets import PRESETS, Preset, apply
 from atlas_nnunet.plan.reasons import Facts, explain
+from atlas_nnunet.settings import SECTION, Training
 from atlas_nnunet.structures import canonical, side_of
-from atlas_nnunet.training.settings import SECTION, Training
 
 
 @dataclass(frozen=True)

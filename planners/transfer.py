@@ -15,8 +15,8 @@ from atlas_nnunet.plan.modes import DEFAULT, MODES
 from atlas_nnunet.plan.presets import PRESETS
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
 from atlas_nnunet.planners.sources import BLOCK_KEYS, PlannedSource
+from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.structures import canonical
-from atlas_nnunet.training.schedule import SCHEDULES
 from atlas_nnunet.transfer.shares import forecast
 
 # What of a planner decides about the network, beside spacing and memory.

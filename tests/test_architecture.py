@@ -19,7 +19,7 @@ VOCABULARY = {
     "pool", "cluster",
     "errors", "artefacts", "structures", "labelmap", "labelstatus", "registry", "geometry",
     "images", "itkheader", "leakage", "nifti", "reoriented", "rawdata", "registry_laws",
-    "execution", "progress",
+    "execution", "progress", "schedule", "settings",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
 # vocabulary <- {host, reading, kernels} <- volume <- {stages | training}

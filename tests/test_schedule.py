@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas_nnunet.errors import PlanError
+from atlas_nnunet.schedule import ALL, SCHEDULES, Phase, phase_at
+from atlas_nnunet.settings import SECTION, Training, of_plans
 from atlas_nnunet.training.groups import PhaseScheduler, parameter_groups
-from atlas_nnunet.training.schedule import ALL, SCHEDULES, Phase, phase_at
-from atlas_nnunet.training.settings import SECTION, Training, of_plans
 
 names = st.sampled_from(sorted(SCHEDULES))
 PLACES = {"encoder.w": ("encoder", 3), "decoder.w": ("decoder", 1), "seg.w": ("head", 0)}

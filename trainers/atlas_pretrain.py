@@ -20,6 +20,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.progress import current
+from atlas_nnunet.settings import of_plans
 from atlas_nnunet.training.averaging import Anchor, Average
 from atlas_nnunet.training.groups import PhaseScheduler, parameter_groups
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
@@ -31,7 +32,6 @@ from atlas_nnunet.training.loss import (
     deep_supervision_factors,
 )
 from atlas_nnunet.training.precision import choose_precision
-from atlas_nnunet.training.settings import of_plans
 from atlas_nnunet.training.status import StatusWeights
 from atlas_nnunet.training.steps import confusion
 from atlas_nnunet.training.validation import our_export

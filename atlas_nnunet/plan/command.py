@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,21 @@ from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import channel_names, dataset_name, find_planner, read_json
 from atlas_nnunet.plan.modes import DEFAULT, MODES
 from atlas_nnunet.plan.presets import PRESETS
+from atlas_nnunet.schedule import table
 
-# Options that become settings of the plan's training section (training/settings.py).
-SETTINGS = {
-    "schedule": str,
-    "epochs": int,
-    "iterations": int,
-    "val_iterations": int,
-    "learning_rate": float,
-    "optimizer": str,
-    "weight_decay": float,
-    "seed": int,
-    "ema_decay": float,
-    "l2_sp": float,
-    "save_every": int,
+# Options that become settings of the plan's training section (settings.py): type, explanation.
+SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "schedule": (str, "what trains when, and how fast, a row of the table below"),
+    "epochs": (int, "all phases together; default 1000"),
+    "iterations": (int, "in an epoch; default 250"),
+    "val_iterations": (int, "in an epoch, for the online Dice; default 50"),
+    "learning_rate": (float, "highest; default: the schedule's"),
+    "optimizer": (str, "sgd or adamw; default: the schedule's"),
+    "weight_decay": (float, "default: the schedule's"),
+    "seed": (int, "of batches and initialisation; default 0"),
+    "ema_decay": (float, "end with the average of the weights, 0.999 for one"),
+    "l2_sp": (float, "pull to the transferred weights, 0.01 for one"),
+    "save_every": (int, "epochs between two checkpoints; default 50"),
 }
 
 
@@ -78,14 +80,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-final-validation", action="store_true",
                         help="do not predict the validation cases after training")  # fmt: skip
-    for name, kind in SETTINGS.items():
-        option = "--" + name.replace("_", "-")
-        parser.add_argument(option, type=kind, help="setting of the training, kept in the plan")
+    settings = parser.add_argument_group("of the training, kept in the plan")
+    for name, (kind, text) in SETTINGS.items():
+        settings.add_argument("--" + name.replace("_", "-"), type=kind, help=text)
     parser.epilog = (
         "example:\n  atlas-nnunet plan 701 --preset resenc_l\n"
         "  atlas-nnunet plan 507 -pl AtlasTransferPlanner --from fold_all/checkpoint_final.pth\n"
         "  atlas-nnunet plan 701 --fingerprint together.json\n"
-        "  atlas-nnunet plan 701 --for 501 502 503 --explain"
+        "  atlas-nnunet plan 701 --for 501 502 503 --explain\n"
+        "  atlas-nnunet plan 507 -pl AtlasTransferPlanner --from FILE --schedule scratch\n"
+        f"schedules:\n{table()}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from atlas_nnunet.training.schedule import Phase, phase_at
+from atlas_nnunet.schedule import Phase, phase_at
 
 if TYPE_CHECKING:
     from torch import nn

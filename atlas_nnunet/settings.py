@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.training.schedule import SCHEDULES, Phase, Phases
+from atlas_nnunet.schedule import SCHEDULES, Phase, Phases
 
 SECTION = "atlas_nnunet"
 OPTIMIZERS = ("sgd", "adamw")

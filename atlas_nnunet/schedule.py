@@ -178,6 +178,15 @@ SCHEDULES: Mapping[str, Schedule] = {
 # fmt: on
 
 
+def table() -> str:
+    """The schedules for people: name, optimizer, rate, source."""
+    width = max(map(len, SCHEDULES))
+    return "\n".join(
+        f"  {name:{width}}  {row.optimizer:5}  {row.learning_rate:g}  {row.source}"
+        for name, row in SCHEDULES.items()
+    )
+
+
 def phase_at(phases: Sequence[Phase], epoch: int) -> tuple[Phase, int]:
     """The phase of an epoch, and the epoch counted from its start."""
     for phase in phases:
