@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, whole_file, write_json
-from atlas_nnunet.host import dataset_name, network_spec, read_json, resolve_configuration
+from atlas_nnunet.errors import TransferError
+from atlas_nnunet.host import (
+    check_device,
+    dataset_name,
+    network_spec,
+    read_json,
+    resolve_configuration,
+)
 from atlas_nnunet.leakage import sentences
 from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.align import GROUPS
+from atlas_nnunet.transfer.pilot import EPOCHS, Pilot, run_pilot
 from atlas_nnunet.transfer.sources.example import EXAMPLE
 
 if TYPE_CHECKING:
@@ -41,15 +49,40 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", nargs="+", choices=GROUPS, default=list(GROUPS),
                         help="what comes from the source; default: all")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="for what is not in the source")
+    pilot = parser.add_argument_group("does it help?")
+    pilot.add_argument("--pilot", nargs="*", metavar="FOLD", choices=tuple("01234"),
+                       help="train both arms, scratch and transfer, briefly on these folds "
+                       "(default 0), and say whether transfer helps")  # fmt: skip
+    pilot.add_argument("--pilot-epochs", type=int, default=EPOCHS, metavar="N",
+                       help=f"of each arm; default {EPOCHS}")  # fmt: skip
+    pilot.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda",
+                       help="that the pilot trains on")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     parser.epilog = (
         "example:\n  atlas-nnunet transfer 507 --from fold_all/checkpoint_final.pth\n"
         "then:\n  nnUNetv2_train 507 3d_fullres 0 -tr AtlasTransferTrainer -p AtlasTransferPlans\n"
+        "does it help, before weeks of training:\n"
+        "  atlas-nnunet transfer 507 --from fold_all/checkpoint_final.pth --pilot 0 1\n"
         f"a key table (--key-table), every field optional:\n{EXAMPLE}"
     )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.pilot is None:
+        return _transfer(args)
+    check_device(args.device)
+    if args.dry_run:
+        raise TransferError("--dry-run writes nothing, a pilot does", do="leave one of them out")
+    code = _transfer(args)
+    dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed"), root("nnUNet_raw")))
+    folds = tuple(dict.fromkeys(args.pilot)) or ("0",)
+    pilot = Pilot(
+        dataset, args.plans, args.configuration, folds, args.pilot_epochs, args.device
+    )  # fmt: skip
+    return code or run_pilot(pilot, args.call_main)
+
+
+def _transfer(args: argparse.Namespace) -> int:
     from atlas_nnunet.transfer.checkpoints import read_checkpoint, read_key_table
     from atlas_nnunet.transfer.page import page
     from atlas_nnunet.transfer.starting import write_checkpoint

@@ -1,0 +1,189 @@
+"""Does this transfer help, before weeks are spent on it? Both arms, briefly, on the plan's folds.
+
+The arms are plans beside the target's, under names of their own, with the same network, patches,
+batches, split and length; what differs is the start and the schedule. They are trained, scored and
+compared by the commands that do it for a user, so each resumes by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from atlas_nnunet.artefacts import Dataset, whole_file, write_json
+from atlas_nnunet.errors import TransferError
+from atlas_nnunet.host import read_json, resolve_configuration
+from atlas_nnunet.kernels.bootstrap import MIN_CASES
+from atlas_nnunet.settings import SECTION, Training, of_plans
+
+ARMS = ("scratch", "transfer")  # the baseline first
+EPOCHS = 20
+TRAINER = "AtlasTransferTrainer"
+ENDING = ".nii.gz"
+N_FOLDS = 5  # crossval_split.py, nnunetv2 2.8.1
+Call = Callable[[list[str]], int]
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What to try.
+
+    Attributes:
+        dataset: The target.
+        plans: Name of its plan.
+        configuration: Of it.
+        folds: To train on, validation cases pooled.
+        epochs: Of each arm, of as many iterations as the plan has.
+        device: "cuda", "cpu" or "mps".
+    """
+
+    dataset: Dataset
+    plans: str
+    configuration: str
+    folds: tuple[str, ...]
+    epochs: int
+    device: str
+
+    @property
+    def folder(self) -> Path:
+        name = f"{self.plans}__{self.configuration}.pilot"
+        return self.dataset.preprocessed / "atlas_nnunet" / name
+
+    def arm_plans(self, arm: str) -> str:
+        return f"{self.plans}Pilot{arm.title()}"
+
+    def fold_folder(self, arm: str, fold: str) -> Path:
+        return self.dataset.run(TRAINER, self.arm_plans(arm), self.configuration, fold)
+
+
+def brief(own: Training, twin: Training | None, epochs: int) -> dict[str, Training]:
+    """Arm -> its training.
+
+    Args:
+        own: Of the target's plan.
+        twin: Of the scratch plan beside it, whose optimizer and rate hold; nnU-Net's own if None.
+        epochs: Of each arm.
+
+    Raises:
+        TransferError: the plan starts from scratch itself.
+    """
+    if not own.transfers:
+        raise TransferError(
+            f"the plan's schedule is {own.schedule}: there is no transfer to try",
+            where="--pilot", do="give the plan of the transfer with -p",
+        )  # fmt: skip
+    length: dict[str, Any] = {
+        "epochs": epochs, "phases": (), "final_validation": True, "save_every": max(1, epochs // 4),
+    }  # fmt: skip
+    same = {k: getattr(own, k) for k in ("iterations", "val_iterations", "seed", "mirror_axes")}
+    theirs = ("optimizer", "learning_rate", "weight_decay")
+    rates = {name: getattr(twin, name) for name in theirs} if twin else {}
+    scratch = Training.of_schedule("scratch", {**same, **rates, **length})
+    return {"scratch": scratch, "transfer": replace(own, **length)}
+
+
+def run_pilot(pilot: Pilot, call: Call) -> int:
+    """Train, score and compare both arms; prints and leaves the answer.
+
+    Args:
+        pilot: What to try; the transfer itself is done.
+        call: Runs a command of ours.
+
+    Raises:
+        TransferError: a plan that cannot be tried, or a command that did not end well.
+    """
+    hint = f"atlas-nnunet plan {pilot.dataset.name} -pl AtlasTransferPlanner"
+    plans = read_json(pilot.dataset.plans(pilot.plans), hint)
+    _refuse_other_endings(pilot)
+    _tell_few(pilot, plans)
+    trainings = brief(of_plans(plans), _twin(pilot), pilot.epochs)
+    for arm in ARMS:
+        _write_arm(pilot, arm, plans, trainings[arm])
+        for fold in pilot.folds:
+            _call(call, "train", pilot.dataset.name, pilot.configuration, fold, "-tr", TRAINER,
+                  "-p", pilot.arm_plans(arm), "-device", pilot.device)  # fmt: skip
+            _score(pilot, arm, fold, call)
+    runs = [f"{arm}={pilot.fold_folder(arm, fold)}" for arm in ARMS for fold in pilot.folds]
+    _call(call, "compare", *runs, "-o", pilot.folder)
+    found = read_json(pilot.folder / "compare.json", "the pilot writes it")["comparisons"]
+    verdicts = [comparison["verdict"] for comparison in found]
+    print("\n".join(f"pilot: transfer {_words(v['answer'])}. {v['reason']}" for v in verdicts))
+    return 0
+
+
+def _words(answer: str) -> str:
+    return f"and scratch {answer}" if "told apart" in answer else answer
+
+
+def _twin(pilot: Pilot) -> Training | None:
+    """Of the scratch plan that `plan --schedule scratch` puts beside a transfer's."""
+    path = pilot.dataset.plans(pilot.plans.replace("Transfer", "Scratch"))
+    if not path.is_file():
+        return None
+    found = of_plans(json.loads(path.read_text()))
+    return None if found.transfers else found
+
+
+def _write_arm(pilot: Pilot, arm: str, plans: Mapping[str, Any], training: Training) -> None:
+    """The arm's plan, and for the transfer its starting weights: the same file, linked."""
+    section = {**plans.get(SECTION, {}), "training": training.as_json()}
+    name = pilot.arm_plans(arm)
+    content = {**plans, "plans_name": name, SECTION: section}
+    write_json(pilot.dataset.plans(name), content, sort_keys=False)
+    if arm != "transfer":
+        return
+    for path in (pilot.dataset.transferred, pilot.dataset.transfer_report):
+        with whole_file(path(name, pilot.configuration)) as partial:
+            os.link(path(pilot.plans, pilot.configuration), partial)
+
+
+def _score(pilot: Pilot, arm: str, fold: str, call: Call) -> None:
+    """nnU-Net's final validation has predicted the fold's cases; their references are linked."""
+    folder = pilot.fold_folder(arm, fold) / "validation"
+    references = pilot.folder / f"references_{fold}"
+    for prediction in folder.glob("*" + ENDING):
+        with whole_file(references / prediction.name) as partial:
+            os.link(pilot.dataset.preprocessed / "gt_segmentations" / prediction.name, partial)
+    conversion = pilot.dataset.conversion_for_training
+    known = ("--conversion", conversion) if conversion.is_file() else ()
+    meaning = ("--dataset-json", pilot.dataset.preprocessed / "dataset.json")
+    _call(call, "evaluate", folder, references, *known, *meaning, "-o", folder / "evaluation.json")
+
+
+def _call(call: Call, *words: object) -> None:
+    line = [str(word) for word in words]
+    if call(line) != 0:
+        raise TransferError(
+            "a step of the pilot did not end well", where=f"atlas-nnunet {' '.join(line)}",
+            do="read its message above, put it right, and call the pilot again: it resumes",
+        )  # fmt: skip
+
+
+def _refuse_other_endings(pilot: Pilot) -> None:
+    content = read_json(pilot.dataset.preprocessed / "dataset.json", "atlas-nnunet preprocess")
+    if content["file_ending"] != ENDING:
+        raise TransferError(
+            f"the pilot scores {ENDING} files, this data set has {content['file_ending']}",
+            where=pilot.dataset.name, do="train and compare both arms by hand: README",
+        )  # fmt: skip
+
+
+def _tell_few(pilot: Pilot, plans: Mapping[str, Any]) -> None:
+    """Before the training, not after it."""
+    splits = pilot.dataset.preprocessed / "splits_final.json"
+    if splits.is_file():
+        known: Sequence[Mapping[str, Any]] = json.loads(splits.read_text())
+        numbers = [len(known[int(f)]["val"]) for f in pilot.folds if int(f) < len(known)]
+    else:
+        identifier = resolve_configuration(plans, pilot.configuration)["data_identifier"]
+        cases = list((pilot.dataset.preprocessed / identifier).glob("*.pkl"))
+        numbers = [len(cases) // N_FOLDS] * len(pilot.folds)
+    if sum(numbers) < MIN_CASES:
+        print(
+            f"note: fold {', '.join(pilot.folds)} validates {sum(numbers)} cases, and fewer than "
+            f"{MIN_CASES} decide nothing: give more folds, --pilot 0 1 2"
+        )
