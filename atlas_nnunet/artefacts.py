@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -134,6 +135,15 @@ def write_json(path: Path, content: Any, *, sort_keys: bool = True) -> None:
     """Write JSON whole or not at all. `sort_keys=False` where order means something to nnU-Net."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1, sort_keys=sort_keys) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """nan -> null, through dictionaries and lists: JSON has no nan."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def file_hash(path: Path) -> str:

@@ -27,6 +27,7 @@ COMMANDS = {  # in pipeline order; the order of --help
     "transfer":     "pre-trained checkpoint + plans -> transferred checkpoint + report",
     "predict":      "checkpoint + images -> label maps",
     "evaluate":     "predictions + references -> evaluation.json",
+    "compare":      "several runs -> paired differences with intervals, curves, a page",
     "env":          "print what a shell exports so that nnU-Net finds our trainers",
 }
 # fmt: on

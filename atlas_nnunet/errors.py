@@ -8,6 +8,7 @@
       PlanError         a plan lacks what a stage needs, or holds what it cannot use
       TransferError     a checkpoint and a plan do not fit together
       EvaluationError   predictions and references cannot be compared
+      ComparisonError   runs cannot be set against one another
       CollectedError    several of them, found in one pass
 
 Anything else that escapes is a bug of ours and keeps its traceback.
@@ -63,6 +64,9 @@ class TransferError(AtlasError): ...
 
 
 class EvaluationError(AtlasError): ...
+
+
+class ComparisonError(AtlasError): ...
 
 
 class CollectedError(AtlasError):

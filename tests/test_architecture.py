@@ -12,14 +12,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "atlas_nnunet"
 
 STAGES = {
-    "convert", "datasets", "demo", "env", "evaluate", "fingerprint", "plan", "predict",
+    "compare", "convert", "datasets", "demo", "env", "evaluate", "fingerprint", "plan", "predict",
     "preprocess", "train", "transfer",
 }  # fmt: skip
 VOCABULARY = {
     "pool", "cluster",
     "errors", "artefacts", "structures", "labelmap", "labelstatus", "registry", "geometry",
     "images", "itkheader", "leakage", "nifti", "reoriented", "rawdata", "registry_laws",
-    "execution", "progress", "schedule", "settings",
+    "execution", "progress", "page", "drawing", "schedule", "settings",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
 # vocabulary <- {host, reading, kernels} <- volume <- {stages | training}
@@ -39,7 +39,16 @@ BELOW = {
 MAY_IMPORT_HOST = {
     "host", "reading", "volume", "training", "fingerprint", "preprocess", "predict", "transfer",
 }  # fmt: skip
-NO_TORCH = VOCABULARY | {"reading", "convert", "datasets", "env", "evaluate", "cli", "demo"}
+NO_TORCH = VOCABULARY | {
+    "reading",
+    "convert",
+    "datasets",
+    "env",
+    "evaluate",
+    "compare",
+    "cli",
+    "demo",
+}
 
 
 def imports(path: Path) -> set[str]:

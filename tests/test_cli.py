@@ -11,7 +11,7 @@ from atlas_nnunet.cli import COMMANDS, main
 
 VERBS = [
     "demo", "datasets", "convert", "fingerprint", "plan", "preprocess", "train", "transfer",
-    "predict", "evaluate", "env",
+    "predict", "evaluate", "compare", "env",
 ]  # fmt: skip
 
 

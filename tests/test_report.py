@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from atlas_nnunet.demo.figures import cases_picture, curves_picture, overlay_picture
-from atlas_nnunet.demo.report import page, write_report
+from atlas_nnunet.demo.report import report, write_report
 from atlas_nnunet.demo.result import DemoResult, headline, result_table
 from atlas_nnunet.labelmap import Coding
 
@@ -62,13 +62,13 @@ def test_a_loss_and_a_draw_are_told_as_readily(result):
 def test_times_change_the_page_and_not_the_table(result):
     slower = replace(result, seconds={"convert": 99.0})
     assert result_table(slower) == result_table(result)
-    assert page(slower) != page(result)
+    assert report(slower) != report(result)
 
 
 def test_the_page_is_whole_and_nothing_is_fetched_or_injected(result, tmp_path):
     write_report(result, tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text()
-    assert html == page(result)
+    assert html == report(result)
     assert not re.findall(r"(?:src|href)=(?!['\"]?data:)", html)
     assert "<tumour>" not in html
     assert "&lt;tumour&gt;" in html
@@ -86,7 +86,7 @@ def test_pictures_are_png_and_repeat(tmp_path):
     masks = dict.fromkeys(("reference", "transfer"), tmp_path / "mask.nii.gz")
     made = [
         (overlay_picture(tmp_path / "ct.nii.gz", masks, coding.as_dataset_json()),
-         cases_picture([0.1, 0.2], [0.3, 0.1]))
+         cases_picture([(0.1, 0.3), (0.2, 0.1)]))
         for _ in range(2)
     ]  # fmt: skip
     assert made[0] == made[1]

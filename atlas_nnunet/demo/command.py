@@ -157,6 +157,7 @@ def _report(
     from atlas_nnunet.demo.figures import cases_picture, curves_picture, overlay_picture
     from atlas_nnunet.demo.report import write_report
     from atlas_nnunet.demo.result import DemoResult, result_table
+    from atlas_nnunet.kernels.pairing import case_means
 
     data = Dataset(target.name)
     runs = {"pretrain": Dataset(source.name).run(
@@ -181,9 +182,7 @@ def _report(
     masks = {"reference": data.raw / "labelsTs" / f"{case}.nii.gz"}
     masks |= {arm: out / "predicted" / arm / f"{case}.nii.gz" for arm in ("scratch", "transfer")}
     pictures = {
-        "Case by case": cases_picture(
-            *(result.scores(a, "dice", None) for a in ("scratch", "transfer"))
-        ),
+        "Case by case": cases_picture(list(case_means(result.pairs("dice")).values())),
         "Training curves": curves_picture(result.curves),
         f"One case: {case}": overlay_picture(
             data.raw / "imagesTs" / f"{case}_0000.nii.gz", masks, _read(data.raw / "dataset.json")

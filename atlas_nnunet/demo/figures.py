@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from atlas_nnunet.drawing import figure
 from atlas_nnunet.labelmap import Coding
 
 Colour = tuple[float, float, float]
@@ -20,25 +19,9 @@ AIR_HU = -400.0
 COLOURS = {"pretrain": "#6b7280", "scratch": "#d97706", "transfer": "#0f766e"}
 
 
-@contextmanager
-def _figure(columns: int, width: float, height: float) -> Iterator[tuple[Any, Any, io.BytesIO]]:
-    """(figure, axes, PNG bytes once the block is left), in matplotlib's own style.
-
-    nnU-Net draws its progress with another style, and leaves that behind for the whole process.
-    """
-    from matplotlib import rc_context, rcParamsDefault
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
-
-    stream = io.BytesIO()
-    with rc_context(rcParamsDefault):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots(1, columns, squeeze=False)[0], stream
-        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
-
-
 def curves_picture(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """Loss and online Dice by epoch, for every training."""
-    with _figure(2, 10, 3.4) as (_, (loss, dice), png):
+    with figure(2, 10, 3.4) as (_, (loss, dice), png):
         for run, own in curves.items():
             epochs = range(1, len(own["train_loss"]) + 1)
             loss.plot(epochs, own["train_loss"], color=COLOURS[run], label=run)
@@ -50,10 +33,10 @@ def curves_picture(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes
     return png.getvalue()
 
 
-def cases_picture(scratch: Sequence[float], transfer: Sequence[float]) -> bytes:
-    """Mean Dice of every held-out case in both arms, joined by a line."""
-    with _figure(1, 4.6, 3.4) as (_, (axis,), png):
-        for pair in zip(scratch, transfer, strict=True):
+def cases_picture(pairs: Sequence[tuple[float, float]]) -> bytes:
+    """Mean Dice of every held-out case, (scratch, transfer), joined by a line."""
+    with figure(1, 4.6, 3.4) as (_, (axis,), png):
+        for pair in pairs:
             winner = "transfer" if pair[1] >= pair[0] else "scratch"
             axis.plot([0, 1], pair, "-o", color=COLOURS[winner], alpha=0.7)
         axis.set(xticks=[0, 1], xticklabels=["scratch", "transfer"], ylabel="mean Dice of a case",
@@ -82,7 +65,7 @@ def overlay_picture(ct: Path, masks: Mapping[str, Path], dataset_json: Mapping[s
     seen = set()
     width = 4.2  # inches; what is above and below the slices takes one inch
     height = 1.0 + width * grey.shape[1] / grey.shape[0]
-    with _figure(len(volumes), width * len(volumes), height) as (figure, axes, png):
+    with figure(len(volumes), width * len(volumes), height) as (drawn, axes, png):
         for axis, (title, codes) in zip(axes, volumes.items(), strict=True):
             shown = grey.copy()
             for name, colour in colours.items():
@@ -93,7 +76,7 @@ def overlay_picture(ct: Path, masks: Mapping[str, Path], dataset_json: Mapping[s
             axis.imshow(shown.transpose(1, 0, 2)[::-1, ::-1], interpolation="nearest")
             axis.set_title(title)
             axis.axis("off")
-        _legend(figure, {name: c for name, c in colours.items() if name in seen})
+        _legend(drawn, {name: c for name, c in colours.items() if name in seen})
     return png.getvalue()
 
 
@@ -106,12 +89,12 @@ def _colours(names: Sequence[str]) -> dict[str, Colour]:
     return {name: colormaps["turbo"](place)[:3] for name, place in pairs}
 
 
-def _legend(figure: Any, colours: Mapping[str, Colour]) -> None:
+def _legend(drawn: Any, colours: Mapping[str, Colour]) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=name) for name, colour in colours.items()]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
+        drawn.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False)
 
 
 def _body(slice_hu: np.ndarray) -> tuple[slice, slice]:

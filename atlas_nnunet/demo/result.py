@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atlas_nnunet.kernels.bootstrap import MIN_CASES, PairedDifference, paired_difference
+from atlas_nnunet.kernels.bootstrap import MIN_CASES, PairedDifference
+from atlas_nnunet.kernels.pairing import Pairs, over_cases, paired
+from atlas_nnunet.page import text_table
 
 ARMS = ("scratch", "transfer")
 
@@ -43,24 +45,22 @@ class DemoResult:
         """Cases that both arms were scored on."""
         return sorted(set(self.arms["scratch"]["cases"]) & set(self.arms["transfer"]["cases"]))
 
-    def scores(self, arm: str, score: str, structure: str | None) -> list[float]:
-        """One number a case: a structure's, or the mean over the case's scored structures."""
-        cases = self.arms[arm]["cases"]
-        chosen = self.structures if structure is None else [structure]
-        return [
-            _mean([cases[c].get(s, {}).get(score) for s in chosen if s in cases[c]])
-            for c in self.cases
-        ]
+    def pairs(self, score: str) -> Pairs:
+        """Case -> structure -> (scratch, transfer)."""
+        scratch, transfer = (
+            {case: {s: _number(own[s].get(score)) for s in self.structures if s in own}
+             for case, own in self.arms[arm]["cases"].items()}
+            for arm in ARMS
+        )  # fmt: skip
+        return paired(scratch, transfer)
 
     def difference(self, score: str, structure: str | None) -> PairedDifference:
         """Transfer minus scratch over cases; `structure` None pairs the cases' means."""
-        scratch, transfer = (self.scores(arm, score, structure) for arm in ARMS)
-        return paired_difference(scratch, transfer)
+        return over_cases(self.pairs(score), structure)
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    return sum(finite) / len(finite) if finite else math.nan
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 COLUMNS = ("structure", "n", "scratch", "transfer", "difference [95 %]")
@@ -71,9 +71,8 @@ def rows(result: DemoResult, score: str) -> list[tuple[str, ...]]:
     out: list[tuple[str, ...]] = []
     for name in (*result.structures, None):
         d = result.difference(score, name)
-        interval = f"{d.difference:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
         label = name or "mean of a case"
-        out.append((label, str(d.n), f"{d.mean_a:.3f}", f"{d.mean_b:.3f}", interval))
+        out.append((label, str(d.n), f"{d.mean_a:.3f}", f"{d.mean_b:.3f}", d.interval))
     return out
 
 
@@ -98,13 +97,7 @@ def result_table(result: DemoResult) -> str:
     titles = {"dice": "Dice", "nsd": f"normalised surface distance at {tolerance:g} mm"}
     lines = [headline(result)]
     for score, title in titles.items():
-        body = rows(result, score)
-        widths = [max(len(r[i]) for r in (COLUMNS, *body)) for i in range(len(COLUMNS))]
-        lines += ["", title]
-        for row in (COLUMNS, *body):
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
-            lines.append("  ".join(cells).rstrip())
+        lines += ["", title, *text_table(COLUMNS, rows(result, score))]
     not_scored = sum(len(v) for v in result.arms["transfer"]["not_scored"].values())
     refused = result.arms["transfer"]["refused"]
     if not_scored:

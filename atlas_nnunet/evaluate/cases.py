@@ -126,10 +126,3 @@ def leakage_of(
 def _mean(values: np.ndarray) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else math.nan
-
-
-def without_nan(value: Any) -> Any:
-    """nan -> null: JSON has no nan."""
-    if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from atlas_nnunet.artefacts import write_json
+from atlas_nnunet.artefacts import without_nan, write_json
 from atlas_nnunet.errors import EvaluationError
 from atlas_nnunet.execution import Workers, add_arguments, map_cases, print_refused
 from atlas_nnunet.host import read_json
@@ -44,7 +44,6 @@ def run(args: argparse.Namespace) -> int:
         score_case,
         summary,
         unknown_references,
-        without_nan,
     )
 
     coding = Coding.of_dataset_json(_dataset_json(args))

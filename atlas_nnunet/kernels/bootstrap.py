@@ -42,6 +42,11 @@ class PairedDifference:
             return "gain"
         return "loss" if self.high < 0 else "cannot be told apart"
 
+    @property
+    def interval(self) -> str:
+        """Difference and interval, as they are printed."""
+        return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
 
 def paired_difference(
     a: Sequence[float],
@@ -87,5 +92,5 @@ def _interval(
     low, high = (float(q) for q in np.quantile(means, [tail, 1 - tail]))
     if (up == down).all():  # the arms mirror each other, and so must the interval
         high = (high - low) / 2
-        low = -high
+        low = 0 - high  # -high would print a zero as -0.000
     return (-high, -low) if turned else (low, high)

@@ -1,0 +1,190 @@
+"""Which runs of an arm stand against which of the baseline's.
+
+By number of training cases, iterations and seed, of these by what all runs state and what tells
+runs of an arm apart: one scratch run of 1000 epochs and one transfer run of 200 may be compared.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from atlas_nnunet.compare.runs import Run
+from atlas_nnunet.compare.scores import MEASURES
+from atlas_nnunet.errors import ComparisonError
+from atlas_nnunet.kernels.pairing import Pairs, averaged, paired, pooled
+
+FIELDS = ("cases", "iterations", "seed")
+WORDS = {"cases": "training cases", "iterations": "iterations", "seed": "seed"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs of two arms that were trained alike, but for what the arms differ in.
+
+    Attributes:
+        cases: Training cases, where both arms have the same number.
+        iterations: The same.
+        groups: (baseline's runs, arm's runs), one a seed where seeds are stated.
+        notes: What a reader must know of the matching.
+    """
+
+    cases: int | None
+    iterations: int | None
+    groups: tuple[tuple[tuple[Run, ...], tuple[Run, ...]], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sides(self) -> tuple[list[Run], list[Run]]:
+        """All runs of the baseline, and all of the arm."""
+        first = [run for own, _ in self.groups for run in own]
+        return first, [run for _, own in self.groups for run in own]
+
+    @property
+    def words(self) -> str:
+        """For headings; empty where there is one setting only and nothing is known of it."""
+        said = [f"{getattr(self, f)} {WORDS[f]}" for f in ("cases", "iterations")
+                if getattr(self, f) is not None]  # fmt: skip
+        return ", ".join(said)
+
+    @property
+    def tolerance_mm(self) -> float | None:
+        """Of the surface distance; None where no run has one."""
+        found = [run.evaluation.tolerance_mm for side in self.sides for run in side]
+        return next((value for value in found if value is not None), None)
+
+    @property
+    def structures(self) -> list[str]:
+        """Those of all runs, in the baseline's order."""
+        runs = [run for side in self.sides for run in side]
+        common = set.intersection(*(set(run.evaluation.structures) for run in runs))
+        return [name for name in self.sides[0][0].evaluation.structures if name in common]
+
+    def pairs(self) -> dict[str, Pairs]:
+        """Measure -> case -> structure -> (baseline, arm), averaged over runs.
+
+        Raises:
+            ComparisonError: no common case, no common structure, or unequal tolerances.
+        """
+        names = self.structures
+        _check(self, names)
+        return {
+            measure: pooled(
+                paired(*(averaged(_chosen(run, measure, names) for run in side) for side in group))
+                for group in self.groups
+            )
+            for measure in MEASURES
+        }
+
+
+def settings(baseline: Sequence[Run], arm: Sequence[Run]) -> list[Setting]:
+    """Every setting in which both arms have runs, fewest cases first.
+
+    Raises:
+        ComparisonError: there is none.
+    """
+    by, notes = _told_apart_by(baseline, arm)
+    groups: dict[tuple, tuple[list[Run], list[Run]]] = defaultdict(lambda: ([], []))
+    for side, runs in enumerate((baseline, arm)):
+        for run in runs:
+            groups[tuple(getattr(run.facts, field) for field in by)][side].append(run)
+    lacking = [key for key, sides in groups.items() if not all(sides)]
+    for key in sorted(lacking):
+        there = next(side for side in groups[key] if side)
+        notes.append(f"{len(there)} run(s) of {there[0].name} left out, without counterpart at "
+                     f"{_told(by, key)}")  # fmt: skip
+    alike: dict[tuple, list[tuple]] = defaultdict(list)
+    for key in sorted(groups.keys() - set(lacking)):
+        place = tuple(v for field, v in zip(by, key, strict=True) if field != "seed")
+        alike[place].append(tuple(tuple(side) for side in groups[key]))
+    if not alike:
+        raise ComparisonError(
+            f"no run of {arm[0].name} matches one of {baseline[0].name}: " + "; ".join(notes),
+            do=f"name runs of both arms with the same {', '.join(WORDS[f] for f in by)}",
+        )
+    return [
+        Setting(_shared("cases", own), _shared("iterations", own), tuple(own), tuple(notes))
+        for own in alike.values()
+    ]
+
+
+def _told_apart_by(baseline: Sequence[Run], arm: Sequence[Run]) -> tuple[list[str], list[str]]:
+    """The fields to match by, and notes on those that cannot serve though arms differ in them."""
+    by, notes = [], []
+    for field in FIELDS:
+        values = [{getattr(run.facts, field) for run in runs} for runs in (baseline, arm)]
+        several = any(len(own) > 1 for own in values)
+        unknown = any(None in own for own in values)
+        if several and not unknown:
+            by.append(field)
+        elif several:
+            notes.append(f"{WORDS[field]}: not stated by all runs, so runs are averaged over them")
+        elif values[0] != values[1]:
+            said = ["unknown" if v is None else f"{v}" for own in values for v in own]
+            notes.append(f"{WORDS[field]}: {baseline[0].name} {said[0]}, {arm[0].name} {said[1]}")
+    return by, notes
+
+
+def _told(by: Sequence[str], key: Sequence[Any]) -> str:
+    said = [f"{WORDS[field]} {value}" for field, value in zip(by, key, strict=True)]
+    return ", ".join(said)
+
+
+def _shared(field: str, groups: Sequence[tuple]) -> int | None:
+    values = {getattr(run.facts, field) for group in groups for side in group for run in side}
+    return values.pop() if len(values) == 1 else None
+
+
+def _chosen(run: Run, measure: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    return {
+        case: {name: own[name] for name in names if name in own}
+        for case, own in run.evaluation.scores[measure].items()
+    }
+
+
+def _check(setting: Setting, names: Sequence[str]) -> None:
+    runs = [run for side in setting.sides for run in side]
+    arms = f"{setting.sides[0][0].name} and {setting.sides[1][0].name}"
+    if not names:
+        said = "; ".join(f"{r.source}: {', '.join(r.evaluation.structures)}" for r in runs)
+        raise ComparisonError(
+            f"no structure in all runs of {arms}: {said}",
+            do="evaluate with one dataset.json, or by one set of names",
+        )
+    if not set.intersection(*(_held_out(side) for side in setting.sides)):
+        said = "; ".join(f"{r.source}: {sorted(r.evaluation.cases)[:3]}" for r in runs)
+        raise ComparisonError(
+            f"no held-out case in both {arms}; the first are {said}",
+            do="score both arms on the same cases",
+        )
+    tolerances = {r.evaluation.tolerance_mm for r in runs} - {None}
+    if len(tolerances) > 1:
+        raise ComparisonError(
+            f"surface distances at different tolerances, in mm: {tolerances}",
+            where=arms, do="evaluate all with one --tolerance-mm",
+        )  # fmt: skip
+
+
+def _held_out(side: Sequence[Run]) -> set[str]:
+    return {case for run in side for case in run.evaluation.cases}
+
+
+def left_out(setting: Setting) -> list[str]:
+    """Notes on cases and structures that only one arm has, and on cases that were refused."""
+    notes = []
+    held_out = [_held_out(side) for side in setting.sides]
+    for side, own, other in zip(setting.sides, held_out, held_out[::-1], strict=True):
+        name = side[0].name
+        if own - other:
+            notes.append(f"{len(own - other)} of {len(own)} held-out cases of {name} are not in "
+                         "the other arm: left out")  # fmt: skip
+        found = {s for run in side for s in run.evaluation.structures} - set(setting.structures)
+        if found:
+            notes.append(f"structures not in all runs, left out: {', '.join(sorted(found))} "
+                         f"({name})")  # fmt: skip
+        refused = sum(run.evaluation.refused for run in side)
+        if refused:
+            notes.append(f"{refused} cases of {name} were refused by evaluate")
+    return notes

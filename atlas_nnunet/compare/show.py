@@ -1,0 +1,98 @@
+"""The comparison in words and tables; text and page are made of the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from atlas_nnunet.kernels.bootstrap import PairedDifference
+from atlas_nnunet.kernels.verdict import UNDECIDED
+from atlas_nnunet.page import text_table
+
+Content = Mapping[str, Any]  # of compare.json, or of one of its comparisons
+Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, header, rows
+
+FIELDS = {"cases": "training cases", "iterations": "iterations"}
+
+
+def sentence(one: Content, baseline: str) -> str:
+    """The verdict on one arm."""
+    told = one["verdict"]
+    at = f" at {one['setting']}" if one["setting"] else ""
+    if told["answer"] == UNDECIDED:
+        return f"{one['arm']} and {baseline} {told['answer']}{at}: {told['reason']}."
+    return f"{one['arm']} {told['answer']} against {baseline}{at}: {told['reason']}."
+
+
+def tables(one: Content, baseline: str) -> list[Table]:
+    """Scores and false positives of one comparison."""
+    out: list[Table] = []
+    tolerance = one["tolerance_mm"] or 0.0
+    titles = {"dice": "Dice", "nsd": f"normalised surface distance at {tolerance:g} mm"}
+    header = ("structure", "n", baseline, one["arm"], "difference [95 %]")
+    for score, title in titles.items():
+        own = {**one[score]["structures"], "mean of a case": one[score]["mean_of_a_case"]}
+        if own["mean of a case"]["n"]:
+            out.append((title, header, [_cells(name, PairedDifference(**d))
+                                        for name, d in own.items()]))  # fmt: skip
+    if one["false_positives"]:
+        ml = [f"{name}, ml a case" for name in (baseline, one["arm"])]
+        out.append((
+            "false positives: structures found in cases that do not have them",
+            ("structure", "cases without it", baseline, one["arm"], *ml),
+            [(name, str(own["cases"]), *(f"{n:.4g}" for n in own["found"]),
+              *("unknown" if math.isnan(v) else f"{v:.2f}" for v in own["mean_ml"]))
+             for name, own in one["false_positives"].items()],
+        ))  # fmt: skip
+    return out
+
+
+def _cells(name: str, d: PairedDifference) -> tuple[str, ...]:
+    return name, str(d.n), f"{d.mean_a:.3f}", f"{d.mean_b:.3f}", d.interval
+
+
+def level_table(result: Content, field: str) -> Table | None:
+    """Mean Dice of each arm by number of training cases, or by length of the training."""
+    rows = result[f"by_{field}"]
+    if not rows:
+        return None
+    n = rows[0]["n"]
+    return (
+        f"Dice by {FIELDS[field]}, mean of a case over the {n} that all points were scored on",
+        ("arm", *FIELDS.values(), "runs", "Dice [95 %]"),
+        [(row["arm"], *("unknown" if row[f] is None else str(row[f]) for f in FIELDS),
+          str(row["runs"]), f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+         for row in rows],
+    )  # fmt: skip
+
+
+def reaching_words(one: Content, baseline: str) -> str | None:
+    """How soon the arm is where the baseline ends; None without both curves."""
+    found = one["reaching"]
+    if found is None:
+        return None
+    at = f"At {one['setting']}: " if one["setting"] else ""
+    start = (f"{at}the curve of {baseline} ends at Dice {found['final_dice']:.3f}, where it first "
+             f"is after {found['baseline_iterations']} iterations; {one['arm']} ")  # fmt: skip
+    if found["arm_iterations"] is None:
+        return start + "never."
+    times = "" if found["ratio"] is None else f" (ratio {found['ratio']:.2f})"
+    return start + f"after {found['arm_iterations']}{times}."
+
+
+def text(result: Content) -> str:
+    """Everything that is printed."""
+    baseline = result["baseline"]
+    lines: list[str] = []
+    for one in result["comparisons"]:
+        lines += ["", sentence(one, baseline)]
+        for title, header, rows in tables(one, baseline):
+            lines += ["", title, *text_table(header, rows)]
+        lines += [line for line in [reaching_words(one, baseline)] if line]
+        lines += [f"note: {note}" for note in one["notes"]]
+    for field in FIELDS:
+        level = level_table(result, field)
+        if level:
+            lines += ["", level[0], *text_table(level[1], level[2])]
+    return "\n".join(lines[1:])

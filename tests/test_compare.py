@@ -1,0 +1,262 @@
+"""Comparing runs: laws of the difference, and a small example that was worked out by hand."""
+
+import json
+import math
+import re
+
+import pytest
+
+from atlas_nnunet.cli import main
+from atlas_nnunet.compare.curves import mean_curve, reaching
+from atlas_nnunet.compare.report import report
+from atlas_nnunet.compare.result import compare
+from atlas_nnunet.compare.runs import gather
+from atlas_nnunet.compare.show import text
+
+NAMES = ("liver", "tumour")
+
+
+def write(path, rows, tolerance_mm=2.0, structures=NAMES):
+    """evaluation.json of {case: {structure: (dice, reference ml, prediction ml)}}."""
+    cases = {
+        case: {
+            name: {"dice": dice, "nsd": dice, "volume_reference_ml": ref, "volume_prediction_ml": p}
+            for name, (dice, ref, p) in own.items()
+        }
+        for case, own in rows.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "schema": 1, "tolerance_mm": tolerance_mm, "structures": list(structures), "cases": cases,
+        "refused": {}, "not_scored": {},
+    }))  # fmt: skip
+    return path
+
+
+def dice_of(*values, name="liver", first=0):
+    return {f"case_{i}": {name: (v, 10.0, 10.0)} for i, v in enumerate(values, first)}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A function: (arm, rows, facts) for each run -> compare's result."""
+
+    def of(*runs, baseline=None):
+        listed = []
+        for number, (name, rows, known) in enumerate(runs):
+            write(tmp_path / f"{number}" / "evaluation.json", rows)
+            listed.append({"name": name, "evaluation": f"{number}", **known})
+        (tmp_path / "runs.json").write_text(json.dumps(listed))
+        return compare(gather([], tmp_path / "runs.json"), baseline)
+
+    return of
+
+
+A = dice_of(0.50, 0.40, 0.62, 0.71, 0.33, 0.58, 0.49)
+B = dice_of(0.60, 0.55, 0.70, 0.75, 0.50, 0.60, 0.51)
+
+
+def mean_of(result, number=0, score="dice"):
+    return result["comparisons"][number][score]["mean_of_a_case"]
+
+
+def test_identical_arms_differ_by_nothing(made):
+    d = mean_of(made(("a", A, {}), ("b", A, {})))
+    assert (d["difference"], d["low"], d["high"], d["n"]) == (0, 0, 0, 7)
+
+
+def test_swapping_the_arms_negates(made):
+    forth, back = made(("a", A, {}), ("b", B, {})), made(("b", B, {}), ("a", A, {}))
+    one, other = mean_of(forth), mean_of(back)
+    assert (one["difference"], one["low"], one["high"]) == (
+        -other["difference"], -other["high"], -other["low"],
+    )  # fmt: skip
+    assert forth["comparisons"][0]["verdict"]["answer"] == "helps"
+    assert back["comparisons"][0]["verdict"]["answer"] == "harms"
+    assert mean_of(made(("b", B, {}), ("a", A, {}), baseline="a")) == one
+
+
+def test_cases_are_paired_by_name_not_by_position(made):
+    turned = dict(reversed(B.items()))
+    assert mean_of(made(("a", A, {}), ("b", turned, {}))) == mean_of(
+        made(("a", A, {}), ("b", B, {}))
+    )
+    unpaired = dict(zip(B, list(B.values())[::-1], strict=True))
+    assert mean_of(made(("a", A, {}), ("b", unpaired, {})))["low"] < 0
+
+
+def test_the_order_of_runs_does_not_matter(made):
+    runs = [("a", A, {"seed": 0}), ("b", B, {"seed": 0}), ("a", B, {"seed": 1}),
+            ("b", A, {"seed": 1}), ("a", A, {"seed": 2}), ("b", B, {"seed": 2})]  # fmt: skip
+    forth, back = made(*runs), made(*reversed(runs), baseline="a")
+    assert forth["comparisons"] == back["comparisons"]
+
+
+def test_by_hand(made):
+    """Liver of x: seeds .4/.6 against .5/.9; tumour of x: .2/.2 against .4/.4; y: .5 against .5.
+
+    x: (.5 + .2) / 2 = .35 against (.7 + .4) / 2 = .55; y: .5 and .5; so .425 and .525.
+    """
+
+    def rows(liver, tumour):
+        return {"x": {"liver": (liver, 9, 9), "tumour": (tumour, 1, 1)},
+                "y": {"liver": (0.5, 9, 9)}}  # fmt: skip
+
+    result = made(
+        ("a", rows(0.4, 0.2), {"seed": 0}), ("a", rows(0.6, 0.2), {"seed": 1}),
+        ("b", rows(0.5, 0.4), {"seed": 0}), ("b", rows(0.9, 0.4), {"seed": 1}),
+    )  # fmt: skip
+    d = mean_of(result)
+    assert d["n"] == 2, "patients, not runs times patients"
+    assert (d["mean_a"], d["mean_b"]) == pytest.approx((0.425, 0.525))
+    # Two cases differ by 0.2 and 0: resampled means are 0, .1, .2, each end drawn in a quarter.
+    assert (d["difference"], d["low"], d["high"]) == pytest.approx((0.1, 0.0, 0.2))
+    liver = result["comparisons"][0]["dice"]["structures"]["liver"]
+    assert (liver["n"], liver["difference"]) == (2, pytest.approx(0.1))
+    assert result["comparisons"][0]["verdict"]["answer"] == "cannot be told apart yet"
+    assert "decide nothing" in text(result)
+
+
+def test_seeds_are_matched_and_one_without_counterpart_is_said(made):
+    worse = dice_of(*[0.0] * 7)
+    result = made(("a", A, {"seed": 0}), ("a", worse, {"seed": 1}), ("b", B, {"seed": 0}))
+    assert mean_of(result) == mean_of(made(("a", A, {}), ("b", B, {})))
+    assert "1 run(s) of a left out, without counterpart at seed 1" in text(result)
+    unstated = made(("a", A, {"seed": 0}), ("a", worse, {}), ("b", B, {"seed": 0}))
+    assert "seed: not stated by all runs" in text(unstated)
+
+
+def test_folds_of_one_arm_are_one_comparison(made):
+    first, second = ({c: own for c, own in B.items() if (c < "case_4") == side}
+                     for side in (True, False))  # fmt: skip
+    parted = made(("a", A, {}), ("b", first, {}), ("b", second, {}))
+    assert mean_of(parted) == mean_of(made(("a", A, {}), ("b", B, {})))
+
+
+def test_cases_and_structures_of_one_arm_only_are_left_out_and_told(made):
+    more = {**B, "case_7": {"liver": (0.1, 9, 9)}, "case_8": {"liver": (0.1, 9, 9)}}
+    result = made(("a", A, {}), ("b", more, {}))
+    assert mean_of(result) == mean_of(made(("a", A, {}), ("b", B, {})))
+    assert "2 of 9 held-out cases of b are not in the other arm" in text(result)
+
+
+def test_false_positives_count_though_they_have_no_paired_dice(made):
+    def rows(found_ml):
+        return {case: {**own, "tumour": (0.0 if found_ml else None, 0.0, found_ml)}
+                for case, own in A.items()}  # fmt: skip
+
+    result = made(("a", rows(0.0), {}), ("b", rows(2.5), {}))
+    one = result["comparisons"][0]
+    assert one["dice"]["structures"]["tumour"]["n"] == 0
+    assert one["false_positives"] == {
+        "tumour": {"cases": 7, "found": [0.0, 7.0], "mean_ml": [0.0, 2.5]}
+    }
+    assert one["verdict"]["answer"] == "harms"
+    assert "clearly rise: 2.50 ml a case against 0.00" in text(result)
+
+
+SIZES = [
+    (name, dice_of(*(v["liver"][0] + shift for v in rows.values())), {"cases": n, "seed": seed})
+    for n, shift in ((4, 0.0), (8, 0.1), (16, 0.15))
+    for seed in (0, 1)
+    for name, rows in (("a", A), ("b", B))
+]
+
+
+def test_several_numbers_of_training_cases_make_a_curve(made):
+    result = made(*SIZES)
+    assert [one["cases"] for one in result["comparisons"]] == [4, 8, 16]
+    rows = result["by_cases"]
+    assert [(r["arm"], r["cases"], r["runs"], r["n"]) for r in rows] == [
+        (arm, n, 2, 7) for arm in "ab" for n in (4, 8, 16)
+    ]
+    assert rows[0]["mean"] == pytest.approx(3.63 / 7)
+    assert rows[0]["low"] < rows[0]["mean"] < rows[0]["high"]
+    assert result["by_iterations"] == []
+    assert "Dice by training cases" in text(result)
+    assert "Dice against training cases" in report(result)
+
+
+def test_trainings_of_several_lengths_make_a_curve_each(made):
+    runs = [
+        (name, rows, {"cases": n, "iterations": length})
+        for name, rows in (("a", A), ("b", B))
+        for n in (4, 8)
+        for length in (250, 1000)
+    ]
+    result = made(*runs)
+    assert [one["setting"] for one in result["comparisons"]] == [
+        "4 training cases, 250 iterations", "4 training cases, 1000 iterations",
+        "8 training cases, 250 iterations", "8 training cases, 1000 iterations",
+    ]  # fmt: skip
+    assert len(result["by_iterations"]) == len(result["by_cases"]) == 8
+    for words in ("Dice against training cases", "Dice against iterations"):
+        assert words in report(result)
+
+
+def test_trainings_of_one_length_each_are_compared_and_the_lengths_told(made):
+    result = made(("a", A, {"iterations": 1000}), ("b", B, {"iterations": 250}))
+    assert mean_of(result) == mean_of(made(("a", A, {}), ("b", B, {})))
+    assert "iterations: a 1000, b 250" in text(result)
+    assert result["by_iterations"] == []
+
+
+def test_a_curve_over_points_without_a_common_case_is_not_drawn(made):
+    elsewhere = {f"other_{case}": own for case, own in A.items()}
+    result = made(("a", A, {"cases": 4}), ("b", B, {"cases": 4}),
+                  ("a", elsewhere, {"cases": 8}), ("b", elsewhere, {"cases": 8}))  # fmt: skip
+    assert [row["n"] for row in result["by_cases"]] == [0] * 4
+    assert "over the 0 that all points" in text(result)
+    assert "data:image" not in report(result)
+
+
+CURVE_A = [[100, 0.1], [200, 0.3], [300, 0.5], [400, 0.48]]
+CURVE_B = [[100, 0.47], [200, 0.49], [300, 0.6], [400, 0.6]]
+
+
+def test_iterations_to_reach_the_baselines_end(made):
+    result = made(("a", A, {"curve": CURVE_A}), ("b", B, {"curve": CURVE_B}))
+    assert result["comparisons"][0]["reaching"] == {
+        "final_dice": 0.48, "baseline_iterations": 300, "arm_iterations": 200, "ratio": 1.5,
+    }  # fmt: skip
+    assert "b after 200 (ratio 1.50)" in text(result)
+    never = made(("b", B, {"curve": CURVE_B}), ("a", A, {"curve": CURVE_A}))
+    assert never["comparisons"][0]["reaching"]["arm_iterations"] is None
+    assert "a never." in text(never)
+    same = made(("a", A, {"curve": CURVE_A}), ("b", B, {"curve": CURVE_A}))
+    assert same["comparisons"][0]["reaching"]["ratio"] == 1
+    assert made(("a", A, {}), ("b", B, {}))["comparisons"][0]["reaching"] is None
+
+
+def test_curves_are_averaged_where_all_runs_were_measured(made, tmp_path):
+    made(("a", A, {"seed": 0, "curve": [[1, 0.2], [2, 0.4], [4, 0.6]]}),
+         ("a", A, {"seed": 1, "curve": [[2, 0.6], [3, None], [4, 0.7]]}), ("b", B, {}))  # fmt: skip
+    runs = gather([], tmp_path / "runs.json")["a"]
+    assert mean_curve(runs) == ((2, 0.5), (4, pytest.approx(0.65)))
+    assert reaching(mean_curve(runs), ()) is None
+
+
+def test_the_command_writes_the_same_bytes_each_time(made, tmp_path, capsys):
+    made(*[(n, r, {**k, "curve": CURVE_A if n == "a" else CURVE_B}) for n, r, k in SIZES])
+    for folder in ("one", "two"):
+        assert main(["compare", "--runs", str(tmp_path / "runs.json"), "-o",
+                     str(tmp_path / folder)]) == 0  # fmt: skip
+    for name in ("compare.json", "compare.html"):
+        one, two = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert one == two
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["compare.html", "compare.json"]
+    html = (tmp_path / "one" / "compare.html").read_text()
+    assert html.count("data:image/png") == 2
+    assert not re.findall(r"(?:src|href)=(?!['\"]?data:)", html)
+    content = json.loads((tmp_path / "one" / "compare.json").read_text())
+    assert list(content) == sorted(content)
+    assert "b helps against a at 4 training cases" in capsys.readouterr().out
+
+
+def test_a_single_case_has_no_interval_and_no_nan_in_the_file(made, tmp_path):
+    made(("a", dice_of(0.1), {}), ("b", dice_of(0.2), {}))
+    assert main(["compare", "--runs", str(tmp_path / "runs.json"), "-o", str(tmp_path)]) == 0
+    written = (tmp_path / "compare.json").read_text()
+    assert "NaN" not in written
+    assert json.loads(written)["comparisons"][0]["dice"]["mean_of_a_case"]["low"] is None
+    assert math.isclose(mean_of(json.loads(written))["difference"], 0.1)
