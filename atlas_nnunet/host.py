@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -244,50 +243,3 @@ def reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
     return determine_reader_writer_from_dataset_json(
         dict(dataset_json), str(example), verbose=False
     ).__name__
-
-
-def trainer_path() -> str:
-    """Value of `nnUNet_extTrainer` with which nnU-Net finds our trainers; others stay."""
-    spec = find_spec("atlas_nnunet.shim")  # found, not imported
-    shim = str(Path(spec.origin).parent) if spec and spec.origin else ""
-    others = [p for p in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if p]
-    return os.pathsep.join([shim, *(p for p in others if p != shim)])
-
-
-def use_our_trainers() -> None:
-    """Let nnU-Net find our trainers in this process, as `atlas-nnunet env` does for a shell."""
-    os.environ["nnUNet_extTrainer"] = trainer_path()
-
-
-def check_device(device: str) -> None:
-    """Before hours of reading, not after.
-
-    Raises:
-        PlanError: torch has no such device here.
-    """
-    import torch
-
-    lacking = {
-        "cuda": not torch.cuda.is_available(),
-        "mps": not torch.backends.mps.is_available(),
-    }
-    if lacking.get(device, False):
-        raise PlanError(
-            f"torch {torch.__version__} finds no device {device!r} on this machine",
-            where="-device", do="give -device cpu, or mend driver and torch build",
-        )  # fmt: skip
-
-
-def run_host_training(
-    dataset: str, configuration: str, fold: str, trainer: str, plans: str, device: str,
-    *, resume: bool,
-) -> None:  # fmt: skip
-    """What `nnUNetv2_train` does after reading its command line (run_training.py, 2.8.1)."""
-    import torch
-    from nnunetv2.run.run_training import run_training
-
-    torch.set_num_threads(1 if device == "cuda" else len(os.sched_getaffinity(0)))
-    run_training(
-        dataset, configuration, fold, trainer, plans,
-        continue_training=resume, device=torch.device(device),
-    )  # fmt: skip

@@ -26,29 +26,23 @@ VOCABULARY = {
 # <- {planners | trainers} <- cli.
 BELOW = {
     "vocabulary": set(),
-    "host": VOCABULARY,
+    "host": VOCABULARY | {"host"},
     "reading": VOCABULARY,
     "kernels": VOCABULARY,
     "volume": VOCABULARY | {"host", "reading", "kernels"},
     "training": VOCABULARY | {"host", "kernels", "volume"},
-    "stage": VOCABULARY | {"host", "reading", "kernels", "volume"},
+    "stage": VOCABULARY | {"host", "hosttraining", "reading", "kernels", "volume"},
     "plug": VOCABULARY | {"host", "kernels", "volume", "training"} | STAGES,
     "cli": VOCABULARY,
     "shim": {"trainers"},
 }
 MAY_IMPORT_HOST = {
-    "host", "reading", "volume", "training", "fingerprint", "preprocess", "predict", "transfer",
+    "host", "hosttraining", "reading", "volume", "training", "fingerprint", "preprocess",
+    "predict", "transfer",
 }  # fmt: skip
 NO_TORCH = VOCABULARY | {
-    "reading",
-    "convert",
-    "datasets",
-    "env",
-    "evaluate",
-    "compare",
-    "cli",
-    "demo",
-}
+    "reading", "convert", "datasets", "env", "evaluate", "compare", "cli", "demo",
+}  # fmt: skip
 
 
 def imports(path: Path) -> set[str]:
@@ -77,6 +71,7 @@ def part_of(path: Path) -> str:
 
 def layer_of(part: str) -> str:
     table = {"planners": "plug", "trainers": "plug", "__init__": "vocabulary"}
+    table["hosttraining"] = "host"
     for name in ("host", "reading", "kernels", "volume", "training", "cli", "shim"):
         table[name] = name
     table |= dict.fromkeys(STAGES, "stage") | dict.fromkeys(VOCABULARY, "vocabulary")

@@ -239,3 +239,30 @@ def test_a_scratch_twin_is_one_flag(space):
     for key in alike:
         config = twin["configurations"][CONFIGURATION], own["configurations"][CONFIGURATION]
         assert config[0][key] == config[1][key]
+
+
+def test_the_split_is_nnunets_own_and_there_before_the_training(space):
+    """Else the first training would change what it is made of, and could not be resumed."""
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    from atlas_nnunet.artefacts import Dataset
+    from atlas_nnunet.errors import PlanError
+    from atlas_nnunet.hosttraining import split_of
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in space.variables.items():
+            patch.setenv(name, value)
+        dataset = Dataset("Dataset501_Target")
+        plans = json.loads(dataset.plans("Scratch").read_text())
+        with pytest.raises(PlanError, match="5 folds need as many cases, there are 3"):
+            split_of(dataset, plans, CONFIGURATION, "0")
+        assert split_of(dataset, plans, CONFIGURATION, "all") is None
+        cases = dataset.preprocessed / "Scratch_3d_fullres"
+        names = [f"case_{i:03d}" for i in range(12)]
+        for name in names:
+            (cases / f"{name}.pkl").touch()
+        stock = generate_crossval_split(names, seed=12345, n_splits=5)
+        for fold, split in enumerate(stock):
+            found = split_of(dataset, plans, CONFIGURATION, str(fold))
+            assert found == {k: [str(name) for name in v] for k, v in split.items()}
+        assert split_of(dataset, plans, CONFIGURATION, "5") is None

@@ -60,7 +60,7 @@ def test_both_arms_are_trained_scored_and_compared_and_it_resumes(space, capsys)
         ("plan", 501, "-pl", "AtlasTransferPlanner", "--from", source, *SHORT),
         ("preprocess", 501, "-p", "AtlasTransferPlans", "-np", 1),
     )
-    words = ("transfer", 501, "--from", run, "--pilot", "0", "1", "--pilot-epochs", 2,
+    words = ("transfer", 501, "--from", run, "--pilot", "0", "--pilot-epochs", 2,
              "-device", "cpu")  # fmt: skip
     assert space.run(*words) == 0
     said = capsys.readouterr().out
@@ -77,10 +77,8 @@ def test_both_arms_are_trained_scored_and_compared_and_it_resumes(space, capsys)
     first = compared.read_bytes()
     verdict = json.loads(first)["comparisons"][0]["verdict"]
     assert verdict["answer"] == "cannot be told apart yet"
-    splits = json.loads((folder / "splits_final.json").read_text())
-    assert sum(len(splits[f]["val"]) for f in (0, 1)) >= 2
     assert space.run(*words) == 0
-    assert capsys.readouterr().out.count("done before") == 5, "the transfer and four trainings"
+    assert capsys.readouterr().out.count("done before") == 3, "the transfer and two trainings"
     assert compared.read_bytes() == first
 
 

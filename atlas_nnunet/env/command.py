@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from atlas_nnunet.artefacts import ROOTS
-from atlas_nnunet.host import trainer_path
+from atlas_nnunet.hosttraining import trainer_path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

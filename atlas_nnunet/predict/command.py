@@ -21,12 +21,12 @@ from atlas_nnunet.execution import (
     print_refused,
 )
 from atlas_nnunet.host import (
-    check_device,
     dataset_name,
     network_spec,
     read_json,
     resolve_configuration,
 )
+from atlas_nnunet.hosttraining import check_device
 from atlas_nnunet.predict.inputs import cases_of, complete
 from atlas_nnunet.volume.stock import foreign
 

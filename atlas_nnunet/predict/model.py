@@ -11,7 +11,8 @@ from typing import Any
 
 from atlas_nnunet.artefacts import content_hash, file_hash
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.host import use_our_trainers, versions
+from atlas_nnunet.host import versions
+from atlas_nnunet.hosttraining import use_our_trainers
 
 EXPORT = 2  # of our kernels: raise it when they would give other voxels
 

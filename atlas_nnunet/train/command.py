@@ -10,11 +10,11 @@ from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.host import (
+from atlas_nnunet.host import dataset_name, read_json
+from atlas_nnunet.hosttraining import (
     check_device,
-    dataset_name,
-    read_json,
     run_host_training,
+    split_of,
     use_our_trainers,
 )
 from atlas_nnunet.progress import training_bar
@@ -77,12 +77,11 @@ def _made_of(dataset: Dataset, args: argparse.Namespace) -> str:
     configuration = plans["configurations"].get(args.configuration, {})
     cases = dataset.preprocessed / "atlas_nnunet" / configuration.get("data_identifier", "")
     records = {p.name: file_hash(p) for p in sorted(cases.glob("*.json"))}
-    files: list[Path] = [
-        dataset.preprocessed / "dataset.json",
-        dataset.conversion_for_training,
-        dataset.preprocessed / "splits_final.json",
-    ]
+    files: list[Path] = [dataset.preprocessed / "dataset.json", dataset.conversion_for_training]
+    split = split_of(dataset, plans, args.configuration, args.fold)
     if args.trainer == "AtlasTransferTrainer":
         files.append(dataset.transferred(args.plans, args.configuration))
     hashes = [file_hash(p) if p.is_file() else None for p in files]
-    return content_hash([plans, records, hashes, args.device, os.environ.get("nnUNet_compile")])
+    return content_hash(
+        [plans, records, hashes, split, args.device, os.environ.get("nnUNet_compile")]
+    )

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, whole_file, write_json
 from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import (
-    check_device,
     dataset_name,
     network_spec,
     read_json,
     resolve_configuration,
 )
+from atlas_nnunet.hosttraining import check_device
 from atlas_nnunet.leakage import sentences
 from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.align import GROUPS

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
 from atlas_nnunet.errors import TransferError
-from atlas_nnunet.host import read_json, resolve_configuration
+from atlas_nnunet.host import read_json
+from atlas_nnunet.hosttraining import split_of
 from atlas_nnunet.kernels.bootstrap import MIN_CASES
 from atlas_nnunet.settings import SECTION, Training, of_plans
 
@@ -24,7 +25,6 @@ ARMS = ("scratch", "transfer")  # the baseline first
 EPOCHS = 20
 TRAINER = "AtlasTransferTrainer"
 ENDING = ".nii.gz"
-N_FOLDS = 5  # crossval_split.py, nnunetv2 2.8.1
 Call = Callable[[list[str]], int]
 
 
@@ -174,16 +174,10 @@ def _refuse_other_endings(pilot: Pilot) -> None:
 
 def _tell_few(pilot: Pilot, plans: Mapping[str, Any]) -> None:
     """Before the training, not after it."""
-    splits = pilot.dataset.preprocessed / "splits_final.json"
-    if splits.is_file():
-        known: Sequence[Mapping[str, Any]] = json.loads(splits.read_text())
-        numbers = [len(known[int(f)]["val"]) for f in pilot.folds if int(f) < len(known)]
-    else:
-        identifier = resolve_configuration(plans, pilot.configuration)["data_identifier"]
-        cases = list((pilot.dataset.preprocessed / identifier).glob("*.pkl"))
-        numbers = [len(cases) // N_FOLDS] * len(pilot.folds)
-    if sum(numbers) < MIN_CASES:
+    splits = [split_of(pilot.dataset, plans, pilot.configuration, f) for f in pilot.folds]
+    n_cases = sum(len(split["val"]) for split in splits if split)
+    if n_cases < MIN_CASES:
         print(
-            f"note: fold {', '.join(pilot.folds)} validates {sum(numbers)} cases, and fewer than "
+            f"note: fold {', '.join(pilot.folds)} validates {n_cases} cases, and fewer than "
             f"{MIN_CASES} decide nothing: give more folds, --pilot 0 1 2"
         )
