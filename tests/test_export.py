@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from atlas_nnunet.images import as_integers, read_nifti
 from atlas_nnunet.kernels import cells, export
-from atlas_nnunet.kernels.arrays import rounded
+from atlas_nnunet.kernels.arrays import NanError, rounded
 from atlas_nnunet.kernels.export import Target, logits_to_labels, painting
 from atlas_nnunet.kernels.probabilities import labels_of, probability_slabs
 
@@ -196,8 +196,11 @@ def test_more_than_254_labels_are_written_wide():
 def test_nan_is_refused(paint):
     logits = np.zeros((2, 3, 3, 3), np.float16)
     logits[1, 1, 1, 1] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
-        logits_to_labels(logits, Target((4, 4, 4), (1,) * 3, (1,) * 3), paint=paint)
+    target = Target((4, 4, 4), (1,) * 3, (1,) * 3)
+    with pytest.raises(NanError, match="NaN"):
+        logits_to_labels(logits, target, paint=paint)
+    with pytest.raises(NanError, match="NaN"):
+        list(probability_slabs(logits, target, is_regions=paint is not None))
 
 
 @given(st.lists(st.floats(-70000, 70000), min_size=1), st.integers(0, 999))

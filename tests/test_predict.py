@@ -357,6 +357,20 @@ def test_the_final_validation_writes_what_predict_writes(tmp_path):
         validate(validation.host, plans, configuration, description, logits, properties,
                  tmp_path / "b")  # fmt: skip
     assert validation.host.export_prediction_from_logits is not validation.export_case
+    diverged = torch.full_like(logits, torch.nan)
+    with validation.our_export():
+        for save in (False, True):
+            with pytest.raises(SourceError, match="NaN"):
+                validation.host.export_prediction_from_logits(
+                    diverged, properties, configuration, plans, description,
+                    str(tmp_path / "c" / "case"), save,
+                )  # fmt: skip
+        with pytest.raises(SourceError, match="NaN"):
+            validation.host.resample_and_save(
+                diverged, [19, 16, 18], str(tmp_path / "c" / "next"), plans, configuration,
+                properties, description, 1, None,
+            )  # fmt: skip
+    assert not list((tmp_path / "c").glob("*")), "nothing half-written"
     import blosc2
 
     for name in ("case.nii.gz", "probable.nii.gz"):

@@ -13,6 +13,13 @@ Array = TypeVar("Array", bound=np.ndarray | torch.Tensor)
 WIDER = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64}
 
 
+class NanError(ValueError):
+    """A network's output is NaN somewhere: a diverged training, or an overflow in float16."""
+
+    def __init__(self) -> None:
+        super().__init__("the network's output holds NaN")
+
+
 def as_tensor(array: np.ndarray | torch.Tensor) -> torch.Tensor:
     """The same memory as a tensor; a copy where torch has no such type, strides or byte order."""
     if isinstance(array, torch.Tensor):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from atlas_nnunet.kernels.arrays import Array, as_tensor, rounded
+from atlas_nnunet.kernels.arrays import Array, NanError, as_tensor, rounded
 from atlas_nnunet.kernels.cells import (
     Axis,
     Places,
@@ -84,7 +84,7 @@ def logits_to_labels(
         `target.whole`, 0 outside the crop.
 
     Raises:
-        ValueError: a logit is NaN: there is nothing to decide by.
+        NanError: a logit is NaN: there is nothing to decide by.
     """
     heads = as_tensor(logits)
     decide = _Largest(heads) if paint is None else _Regions(heads, paint)
@@ -134,7 +134,7 @@ class _Largest:
                 torch.maximum(best, value, out=best)
             first[here], second[here] = best, runner_up
         if torch.isnan(first).any():
-            raise ValueError("the network's output holds NaN")
+            raise NanError
         self._second = second
         # By how much, at least, one value must exceed another to do so after rounding too: of its
         # own size, and of the size of what was added up to it in float64.
@@ -203,7 +203,7 @@ class _Regions:
                 if not possible.any():
                     continue  # most regions are far from most places
                 if torch.isnan(logit).any():
-                    raise ValueError("the network's output holds NaN")
+                    raise NanError
                 word, bit = number // HEADS_A_WORD, 1 << (number % HEADS_A_WORD)
                 inside = logit > REGION_MARGIN
                 maybe[word][here] += possible * bit

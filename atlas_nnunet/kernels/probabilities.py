@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from atlas_nnunet.kernels.arrays import as_tensor, rounded
+from atlas_nnunet.kernels.arrays import NanError, as_tensor, rounded
 from atlas_nnunet.kernels.cells import SLAB_VOXELS, Axis, corners
 from atlas_nnunet.kernels.export import Target
 
@@ -30,6 +30,9 @@ def probability_slabs(
 
     Yields:
         Rows of the crop's first axis, and (head, row, y, z) float32.
+
+    Raises:
+        NanError: a logit is NaN.
     """
     heads = as_tensor(logits)
     axes = target.axes(heads)
@@ -37,6 +40,8 @@ def probability_slabs(
     for first in range(0, target.shape[0], step):
         rows = slice(first, min(first + step, target.shape[0]))
         values = torch.stack([_interpolated(head, axes, rows) for head in heads]).float()
+        if torch.isnan(values).any():
+            raise NanError
         values = torch.sigmoid(values) if is_regions else torch.softmax(values, dim=0)
         yield rows, values.cpu().numpy()
 

@@ -19,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as host
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from atlas_nnunet.kernels.export import Target, logits_to_labels
-from atlas_nnunet.volume.export import Export, joins
+from atlas_nnunet.volume.export import Export, joins, nan_refused
 from atlas_nnunet.volume.stock import is_stock_resampling
 
 
@@ -75,7 +75,8 @@ def export_for_next_stage(
     export = Export(plans, configuration, dataset_json, joins(dataset_json))
     spacing = export.target(properties).current_spacing
     target = Target(tuple(int(n) for n in shape), spacing, spacing)
-    labels = logits_to_labels(logits, target, paint=export.paint, wide=export.is_wide)
+    with nan_refused():
+        labels = logits_to_labels(logits, target, paint=export.paint, wide=export.is_wide)
     patch = tuple(configuration.patch_size)
     blocks, chunks = comp_blosc2_params((1, *labels.shape), patch, labels.itemsize)
     nnUNetDatasetBlosc2.save_seg(

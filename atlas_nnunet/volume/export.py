@@ -6,7 +6,8 @@ export_prediction.py, nnunetv2 2.8.1), by kernels that never hold all heads at f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from atlas_nnunet.artefacts import partial_path, whole_file
 from atlas_nnunet.errors import SourceError
+from atlas_nnunet.kernels.arrays import NanError
 from atlas_nnunet.kernels.export import Target, logits_to_labels, painting
 from atlas_nnunet.kernels.probabilities import labels_of, probability_slabs
 from atlas_nnunet.labelmap import Coding
@@ -25,6 +27,22 @@ from atlas_nnunet.volume.grid import full_spacing
 from atlas_nnunet.volume.stock import is_stock_resampling
 
 OURS = "atlas_nnunet"  # what `convert` adds to dataset.json
+
+
+@contextmanager
+def nan_refused() -> Iterator[None]:
+    """NaN out of a network is told as what a user can do something about.
+
+    Raises:
+        SourceError: a logit is NaN.
+    """
+    try:
+        yield
+    except NanError as error:
+        raise SourceError(
+            str(error), where="the checkpoint",
+            do="look at the training's curves; predict with checkpoint_best.pth: -chk",
+        ) from error  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,15 +102,10 @@ class Export:
         if not is_stock_resampling(self.configuration.configuration, "probabilities"):
             joins_regions = self.joined and self.paint is not None  # from their probabilities
             return self._by_stock(logits, properties, return_probabilities=joins_regions)[0]
-        try:
+        with nan_refused():
             labels = logits_to_labels(
                 logits, self.target(properties), paint=self.paint, wide=self.is_wide
             )
-        except ValueError as error:
-            raise SourceError(
-                str(error), where="the checkpoint",
-                do="look at the training's curves; predict with checkpoint_best.pth: -chk",
-            ) from error  # fmt: skip
         return labels.transpose(self.plans.transpose_backward)
 
     def with_probabilities(
@@ -105,6 +118,9 @@ class Export:
         Args:
             logits, properties: As for `label_map`.
             file: Without ending.
+
+        Raises:
+            SourceError: a logit is NaN.
         """
         if not is_stock_resampling(self.configuration.configuration, "probabilities"):
             labels, everything = self._by_stock(logits, properties, return_probabilities=True)
@@ -123,9 +139,10 @@ class Export:
             if paint is None:
                 seen[0] = 1  # outside the crop it is background
             inside = seen[(slice(None), *target.crop)]
-            for rows, slab in probability_slabs(logits, target, is_regions=paint is not None):
-                inside[:, rows] = slab
-                labels[target.crop][rows] = labels_of(slab, paint)
+            with nan_refused():
+                for rows, slab in probability_slabs(logits, target, is_regions=paint is not None):
+                    inside[:, rows] = slab
+                    labels[target.crop][rows] = labels_of(slab, paint)
             self._save(everything, properties, file)
         finally:
             scratch.unlink(missing_ok=True)
