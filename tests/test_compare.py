@@ -44,7 +44,8 @@ def made(tmp_path):
     def of(*runs, baseline=None):
         listed = []
         for number, (name, rows, known) in enumerate(runs):
-            write(tmp_path / f"{number}" / "evaluation.json", rows)
+            structures = known.pop("structures", NAMES)
+            write(tmp_path / f"{number}" / "evaluation.json", rows, structures=structures)
             listed.append({"name": name, "evaluation": f"{number}", **known})
         (tmp_path / "runs.json").write_text(json.dumps(listed))
         return compare(gather([], tmp_path / "runs.json"), baseline)
@@ -90,6 +91,8 @@ def test_the_order_of_runs_does_not_matter(made):
             ("b", A, {"seed": 1}), ("a", A, {"seed": 2}), ("b", B, {"seed": 2})]  # fmt: skip
     forth, back = made(*runs), made(*reversed(runs), baseline="a")
     assert forth["comparisons"] == back["comparisons"]
+    seeds = [[run["seed"] for run in result["runs"]["a"]] for result in (forth, back)]
+    assert seeds == [[0, 1, 2]] * 2
 
 
 def test_by_hand(made):
@@ -138,6 +141,20 @@ def test_cases_and_structures_of_one_arm_only_are_left_out_and_told(made):
     result = made(("a", A, {}), ("b", more, {}))
     assert mean_of(result) == mean_of(made(("a", A, {}), ("b", B, {})))
     assert "2 of 9 held-out cases of b are not in the other arm" in text(result)
+
+
+def test_a_structure_that_one_run_lacks_counts_for_none(made):
+    """Else one seed's mean would be over other structures than the next one's."""
+    both = {case: {**own, "tumour": (0.0, 1.0, 1.0)} for case, own in B.items()}
+    one = {"structures": NAMES[:1]}
+    runs = [("a", both, {"seed": 0, "cases": 4}), ("a", A, {"seed": 1, "cases": 4} | one),
+            ("b", both, {"seed": 0, "cases": 4}), ("b", both, {"seed": 1, "cases": 4}),
+            ("b", both, {"seed": 0, "cases": 8})]  # fmt: skip
+    result = made(*runs)
+    assert result["comparisons"][0]["structures"] == ["liver"]
+    assert "left out: tumour (b)" in text(result)
+    assert mean_of(result)["mean_b"] == pytest.approx(4.21 / 7)
+    assert [row["mean"] for row in result["by_cases"][1:]] == pytest.approx([4.21 / 7] * 2)
 
 
 def test_false_positives_count_though_they_have_no_paired_dice(made):
@@ -223,7 +240,7 @@ def test_iterations_to_reach_the_baselines_end(made):
     never = made(("b", B, {"curve": CURVE_B}), ("a", A, {"curve": CURVE_A}))
     assert never["comparisons"][0]["reaching"]["arm_iterations"] is None
     assert "a never." in text(never)
-    same = made(("a", A, {"curve": CURVE_A}), ("b", B, {"curve": CURVE_A}))
+    same = made(("a", A, {"curve": CURVE_B}), ("b", B, {"curve": CURVE_B}))
     assert same["comparisons"][0]["reaching"]["ratio"] == 1
     assert made(("a", A, {}), ("b", B, {}))["comparisons"][0]["reaching"] is None
 

@@ -1,6 +1,7 @@
 """What is read: stock nnU-Net's own summary, folders of a training, lists of runs; and refusals."""
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -30,7 +31,7 @@ def label_maps(folder, seed, tumour_in=("c0", "c1", "c2")):
 
 @pytest.mark.host
 @pytest.mark.parametrize("labels", [PLAIN, REGIONS], ids=["labels", "regions"])
-def test_stock_nnunets_summary_says_what_our_evaluation_says(tmp_path, labels):
+def test_stock_nnunets_summary_says_what_our_evaluation_says(tmp_path, labels, capsys):
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
 
     label_maps(tmp_path / "labelsTs", 0, ("c0",))
@@ -57,6 +58,9 @@ def test_stock_nnunets_summary_says_what_our_evaluation_says(tmp_path, labels):
     assert theirs.scores["false_positives"]["c1"]["tumour"] == 1
     assert own.scores["false_positive_ml"]["c1"]["tumour"] == pytest.approx(0.016)
     assert main(["compare", f"stock={tmp_path / 'predicted'}", f"ours={ours}"]) == 0
+    printed = capsys.readouterr().out
+    assert "0.50 structures a case against 0.50 over the 2 that lack a structure" in printed
+    assert re.search(r"tumour +2 +1 +1 +unknown", printed), "stock's summary knows no millimetres"
 
 
 def metrics(dice, n_ref, n_pred):
