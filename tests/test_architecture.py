@@ -22,17 +22,18 @@ VOCABULARY = {
     "execution", "progress",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
-# vocabulary <- {host, reading, kernels} <- volume <- {stages | training}
+# vocabulary <- {host, reading, kernels, networks} <- volume <- {stages | training}
 # <- {planners | trainers} <- cli.
 BELOW = {
     "vocabulary": set(),
     "host": VOCABULARY,
     "reading": VOCABULARY,
     "kernels": VOCABULARY,
+    "networks": VOCABULARY,
     "volume": VOCABULARY | {"host", "reading", "kernels"},
     "training": VOCABULARY | {"host", "kernels", "volume"},
-    "stage": VOCABULARY | {"host", "reading", "kernels", "volume"},
-    "plug": VOCABULARY | {"host", "kernels", "volume", "training"} | STAGES,
+    "stage": VOCABULARY | {"host", "reading", "kernels", "networks", "volume"},
+    "plug": VOCABULARY | {"host", "kernels", "networks", "volume", "training"} | STAGES,
     "cli": VOCABULARY,
     "shim": {"trainers"},
 }
@@ -68,7 +69,16 @@ def part_of(path: Path) -> str:
 
 def layer_of(part: str) -> str:
     table = {"planners": "plug", "trainers": "plug", "__init__": "vocabulary"}
-    for name in ("host", "reading", "kernels", "volume", "training", "cli", "shim"):
+    for name in (
+        "host",
+        "reading",
+        "kernels",
+        "networks",
+        "volume",
+        "training",
+        "cli",
+        "shim",
+    ):
         table[name] = name
     table |= dict.fromkeys(STAGES, "stage") | dict.fromkeys(VOCABULARY, "vocabulary")
     return table[part]  # a KeyError here: say above which layer the new part belongs to
