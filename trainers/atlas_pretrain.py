@@ -19,6 +19,8 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
 from atlas_nnunet.errors import PlanError
+from atlas_nnunet.networks.parts import group_of
+from atlas_nnunet.networks.suite import has_deep_supervision
 from atlas_nnunet.progress import current
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
 from atlas_nnunet.training.loss import (
@@ -65,6 +67,9 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         self.initial_lr = self.training.learning_rate
         self.weight_decay = self.training.weight_decay
         self.save_every = self.training.save_every
+        # The host builds, supervises and predicts by this one switch (nnUNetTrainer.py:161, 2.8.1).
+        network = self.configuration_manager.network_arch_class_name
+        self.enable_deep_supervision = has_deep_supervision(network)
         self.precision = choose_precision(self.device)
         if not self.precision.needs_scaler:
             self.grad_scaler = None
@@ -91,8 +96,8 @@ class AtlasPretrainTrainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PhaseScheduler]:
         named = list(bare(self.network).named_parameters())
         groups = [
-            {"name": HEAD, "params": [p for n, p in named if ".seg_layers." in n]},
-            {"name": ALL, "params": [p for n, p in named if ".seg_layers." not in n]},
+            {"name": HEAD, "params": [p for n, p in named if group_of(n) == "head"]},
+            {"name": ALL, "params": [p for n, p in named if group_of(n) != "head"]},
         ]
         kind, options = OPTIMIZERS[self.training.optimizer]
         optimizer = kind(groups, self.initial_lr, weight_decay=self.weight_decay, **options)
