@@ -86,7 +86,7 @@ class PlannedSource:
         if absent:
             raise PlanError(
                 f"the source says nothing about {', '.join(absent)}, so nothing can be inherited",
-                do="give --mode aligned or native, or --spacing with one of these",
+                do="give --mode aligned, with --spacing if you know it",
             )
         return {key: found[key] for key in GEOMETRY}
 

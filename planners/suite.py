@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,18 +80,19 @@ class Chosen:
         """
         step = self.network.divisor(self.arch_kwargs)
         first = method.first_patch(spacing_mm, shape_vox)
-        patch = widened([math.ceil(n / step) * step for n in first], shape_vox, step)
-        while (need := needs(patch)) > method.allowed[AXES]:
-            smaller = cut(patch, shape_vox, step)
-            if smaller is None:
-                gb = need / method.allowed[AXES] * method.memory_gb
-                raise PlanError(
-                    f"{self.network.name} needs about {gb:.2g} GB for its smallest patch "
-                    f"{' x '.join(map(str, patch))}, {method.memory_gb:g} GB are to be filled",
-                    where="--network", do=f"give --memory-gb {gb * 1.01:.2g} or more",
-                )  # fmt: skip
-            patch = smaller
-        return tuple(patch)
+        path = [widened([math.ceil(n / step) * step for n in first], shape_vox, step)]
+        while smaller := cut(path[-1], shape_vox, step):
+            path.append(smaller)
+        # Less patch never needs more: so the first that fits is found by halves.
+        found = bisect_left(path, True, key=lambda patch: needs(patch) <= method.allowed[AXES])
+        if found == len(path):
+            gb = needs(path[-1]) / method.allowed[AXES] * method.memory_gb
+            raise PlanError(
+                f"{self.network.name} needs about {gb:.2g} GB for its smallest patch "
+                f"{' x '.join(map(str, path[-1]))}, {method.memory_gb:g} GB are to be filled",
+                where="--network", do=f"give --memory-gb {gb * 1.01:.2g} or more",
+            )  # fmt: skip
+        return tuple(path[found])
 
 
 def widened(patch: list[int], shape_vox: Sequence[float], step: int) -> list[int]:

@@ -253,7 +253,7 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         """With, for each configuration, what share of the parameters the source will serve."""
         source = self.source.spec
         names = {n: canonical(n) for n in (*source.heads, *self._target_heads(plans))}
-        lines = [super().explain(plans), f"  mode {self.mode.name}: {self.mode.purpose}"]
+        lines = [super().explain(plans), f"  mode {self.mode.name}: {self._purpose()}"]
         for name in plans["configurations"]:
             target = network_spec(plans, name, self.dataset_json)
             lines.append(f"  {name}{self._why_native(plans, name)}, parameters from the source:")
@@ -265,6 +265,11 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
                 "plan other configurations with --mode aligned or native"
             )
         return "\n".join(lines)
+
+    def _purpose(self) -> str:
+        if self.suite and not self.mode.geometry:
+            return "the target's spacing, patch and batch, on the source's network"
+        return self.mode.purpose
 
     def not_by_rule(self, plans: Mapping[str, Any]) -> dict[str, str]:
         found = super().not_by_rule(plans)
