@@ -54,8 +54,9 @@ def native(space):
     return {number: plan(space, number, *words, name="Native")[0] for number in SETS}
 
 
-@pytest.mark.parametrize("number", SETS)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("number", "name"), [(701, "unet"), *((n, name) for n in (702, 703) for name in NETWORKS)]
+)
 def test_patch_and_batch_follow_from_memory(space, native, number, name, capsys):
     """Multiples of what is halved, two voxels at the bottom, within the memory, and no smaller."""
     words = ("--preset", "cpu", "--memory-gb", 12, "--explain")
