@@ -13,12 +13,12 @@ from typing import Any
 from atlas_nnunet.artefacts import Dataset
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import network_spec
+from atlas_nnunet.networks.parts import GROUPS
 from atlas_nnunet.plan.modes import DEFAULT, MODES
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
 from atlas_nnunet.planners.sources import PlannedSource
 from atlas_nnunet.planners.transfer import AtlasTransferPlanner
 from atlas_nnunet.structures import canonical
-from atlas_nnunet.transfer.align import GROUPS
 from atlas_nnunet.transfer.shares import Shares, forecast
 
 CONFIGURATION = "3d_fullres"

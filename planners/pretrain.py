@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,65 +13,22 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (  # noqa: E501
     ResEncUNetPlanner,
 )
-from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from atlas_nnunet.artefacts import Dataset, write_json
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.host import READER, NetworkSpec, channel_names, head_names
+from atlas_nnunet.host import READER, channel_names, head_names
+from atlas_nnunet.networks.suite import described
 from atlas_nnunet.plan.method import Method
 from atlas_nnunet.plan.presets import PRESETS, Preset, apply
 from atlas_nnunet.plan.reasons import Facts, explain
+from atlas_nnunet.planners.estimate import feature_map_voxels
+from atlas_nnunet.planners.images import Images
+from atlas_nnunet.planners.suite import Chosen
 from atlas_nnunet.settings import SECTION, Training
 from atlas_nnunet.structures import canonical, side_of
 
-
-@dataclass(frozen=True)
-class Images:
-    """A data set resampled to its target spacing; axes in the plan's order.
-
-    Attributes:
-        transpose_forward: Array axis of the reader that comes first, second and third.
-        transpose_backward: The inverse.
-        spacing_mm: Target spacing.
-        shape_vox: Median shape.
-        n_voxels: Of all cases together.
-    """
-
-    transpose_forward: list[int]
-    transpose_backward: list[int]
-    spacing_mm: np.ndarray
-    shape_vox: np.ndarray
-    n_voxels: float
-
-
 LEFT_RIGHT = 2  # array axis of x for READER, which hands out (z, y, x) of a RAS volume
-
-
-def feature_map_voxels(
-    patch_size: tuple[int, ...],
-    n_inputs: int,
-    n_outputs: int,
-    class_name: str,
-    arch_kwargs: Mapping[str, Any],
-    requires_import: tuple[str, ...],
-) -> float:
-    """What a patch makes a network hold, as the host counts: without deep supervision.
-
-    The network has no memory (shapes decide alone), and is built once for the same question: plans
-    for several sources ask it again and again.
-    """
-    words = [patch_size, n_inputs, n_outputs, class_name, dict(arch_kwargs), requires_import]
-    return _feature_map_voxels(json.dumps(words, default=int))
-
-
-@lru_cache(maxsize=4096)
-def _feature_map_voxels(words: str) -> float:
-    patch_size, n_inputs, n_outputs, class_name, arch_kwargs, requires_import = json.loads(words)
-    channels, heads = (tuple(map(str, range(n))) for n in (n_inputs, n_outputs))
-    spec = NetworkSpec(class_name, arch_kwargs, tuple(requires_import), channels, heads)
-    network: Any = spec.build_empty(deep_supervision=False)
-    return float(network.compute_conv_feature_map_size(patch_size))
 
 
 class AtlasPretrainPlanner(ResEncUNetPlanner):
@@ -87,6 +41,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         memory_target_gb: Instead of the preset's.
         plans_name: Name of the plans file.
         overwrite_target_spacing: (z, y, x) millimetres for 3d_fullres, before transposition.
+        network: A name in NETWORKS, for the configurations of volumes; else nnU-Net's U-Net.
     """
 
     default_plans_name = "AtlasPretrainPlans"
@@ -101,6 +56,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         memory_target_gb: float | None = None,
         plans_name: str | None = None,
         overwrite_target_spacing: list[float] | None = None,
+        network: str | None = None,
     ) -> None:
         super().__init__(
             dataset_name_or_id,
@@ -110,6 +66,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         self.preset_name = preset
         self.preset: Preset = PRESETS[preset]
         self.settings = dict(training or {})
+        self.suite = Chosen.by_name(network) if network else None
         self.chosen_for: dict[str, Any] | None = None
         apply(self.preset, self)
         if memory_target_gb is not None:
@@ -124,9 +81,37 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
             self.UNet_blocks_per_stage_encoder = (2,) * 14  # default_experiment_planner.py, 2.8.1
             self.UNet_blocks_per_stage_decoder = (2,) * 13
 
-    def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def host_plan(self, *args: Any) -> dict[str, Any]:
+        """One configuration by the host's method for the class of U-Net."""
         kind = ResEncUNetPlanner if self.residual else ExperimentPlanner
-        return kind.get_plans_for_configuration(self, *args, **kwargs)
+        return kind.get_plans_for_configuration(self, *args)
+
+    def get_plans_for_configuration(
+        self, spacing: Any, median_shape: Any, data_identifier: str, n_voxels: float, cache: dict
+    ) -> dict[str, Any]:
+        plan = self.host_plan(spacing, median_shape, data_identifier, n_voxels, cache)
+        if self.suite is None or len(spacing) != 3:
+            return plan
+        plan["architecture"] = self.suite.architecture
+        method = self.method(3)
+        plan["patch_size"] = self.suite.patch(
+            method, spacing, median_shape,
+            lambda patch: self.estimate({**plan, "patch_size": patch}),
+        )  # fmt: skip
+        batch = method.batch(self.estimate(plan), plan["patch_size"], n_voxels)
+        return {**plan, "batch_size": batch.size}
+
+    def plan_experiment(self) -> dict[str, Any]:
+        """The host's.
+
+        Raises:
+            PlanError: the images are flat and the network works on volumes.
+        """
+        shape = np.median(self.dataset_fingerprint["shapes_after_crop"], 0)
+        if self.suite and min(shape) == 1:
+            raise PlanError(f"its images are flat, {self.suite.network.name} is a 3-D network",
+                            where=self.dataset_name, do="leave out --network")  # fmt: skip
+        return super().plan_experiment()
 
     def static_estimate_VRAM_usage(  # noqa: N802 - the host's name
         self,
@@ -141,6 +126,8 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
 
         The host's own also sets torch's threads, and stops where nnUNet_n_proc_DA is 0.
         """
+        if self.suite and len(patch_size) == 3:
+            return 1.0  # the host need not search: the suite's networks have a search of their own
         return feature_map_voxels(
             patch_size, n_inputs, n_outputs, class_name, arch_kwargs, requires_import
         )
@@ -161,28 +148,24 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         )
 
     def images(self) -> Images:
-        """The data set at the target spacing (first part of `plan_experiment`, host 2.8.1)."""
-        forward, backward = self.determine_transpose()
-        spacing = self.determine_fullres_target_spacing()
-        known = self.dataset_fingerprint
-        cases = zip(known["spacings"], known["shapes_after_crop"], strict=True)
-        shape = np.median([compute_new_shape(size, mm, spacing) for mm, size in cases], 0)
-        n_voxels = float(np.prod(shape) * self.dataset_json["numTraining"])
-        return Images(
-            [int(axis) for axis in forward], [int(axis) for axis in backward],
-            spacing[forward], shape[forward], n_voxels,
-        )  # fmt: skip
+        """The data set at the target spacing."""
+        return Images.of(self)
 
     def method(self, n_axes: int) -> Method:
         """The planner's numbers, for configurations with so many axes."""
-        return Method.of(self, self.residual)
+        method = Method.of(self, self.residual)
+        return self.suite.method(method) if self.suite and n_axes == 3 else method
 
     def not_by_rule(self, plans: Mapping[str, Any]) -> dict[str, str]:
         """What something other than nnU-Net's method decided (plan/reasons.py, `Facts`)."""
         if self.chosen_for and self.overwrite_target_spacing:
             whose = " and ".join(self.chosen_for["spacing_of"])
             return {"spacing": f"that of {whose} serves the targets best"}
-        return {"spacing": "--spacing was given"} if self.overwrite_target_spacing else {}
+        found = {"spacing": "--spacing was given"} if self.overwrite_target_spacing else {}
+        if self.suite:
+            configs = plans["configurations"].items()
+            found |= {n: self.suite.why for n, c in configs if len(c.get("patch_size", ())) == 3}
+        return found
 
     def reasons(self, plans: Mapping[str, Any]) -> str:
         """Why spacing, patch, strides, batch and network came out as they did, for people."""
@@ -206,8 +189,11 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         """Take the spacing at which the plan will serve these targets best; says what was compared.
 
         Raises:
-            PlanError: a target has no fingerprint, or flat images.
+            PlanError: a target has no fingerprint, or flat images; or a network is given.
         """
+        if self.suite:
+            raise PlanError("--for compares depths of nnU-Net's U-Nets: --network has one depth",
+                            where=self.dataset_name, do="leave out one of the two")  # fmt: skip
         from atlas_nnunet.planners.choice import choose  # plans targets, so it imports this module
 
         choice = choose(self, targets)
@@ -261,6 +247,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
             {"mirror_axes": self.mirror_axes(list(plans["transpose_forward"])), **self.settings},
         )
         section = {"preset": self.preset_name, "training": training.as_json()}
+        section |= {"network": self.suite.network.name} if self.suite else {}
         together = self.dataset_fingerprint.get(SECTION, {}).get("datasets")
         section |= {"planned_for": together} if together else {}
         return section | ({"chosen_for": self.chosen_for} if self.chosen_for else {})
@@ -278,12 +265,15 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         for name, config in plans["configurations"].items():
             if "patch_size" not in config:
                 continue
-            arch = config["architecture"]["arch_kwargs"]
+            architecture = config["architecture"]
+            network = described(architecture["network_class_name"], architecture["arch_kwargs"])
+            if self.suite and len(config["patch_size"]) == 2:
+                network += f" (planned natively: {self.suite.network.name} is a 3-D network)"
             spacing = " x ".join(f"{float(s):.3g}" for s in config["spacing"])
             patch = " x ".join(map(str, config["patch_size"]))
             lines.append(
                 f"  {name}: spacing {spacing} mm, patch {patch} vox, batch {config['batch_size']}, "
-                f"{arch['n_stages']} stages of {list(arch['features_per_stage'])} features"
+                f"{network}"
             )
         training = plans[SECTION]["training"]
         lines.append(

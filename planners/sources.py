@@ -9,6 +9,7 @@ from typing import Any
 
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import NetworkSpec, network_spec, read_json, resolve_configuration
+from atlas_nnunet.networks.suite import of_class
 from atlas_nnunet.transfer.checkpoints import read_checkpoint, read_key_table
 
 BLOCK_KEYS = {True: "n_blocks_per_stage", False: "n_conv_per_stage"}
@@ -66,6 +67,8 @@ class PlannedSource:
     @property
     def n_axes(self) -> int | None:
         """2 or 3: axes of the network; None for a network of another family."""
+        if of_class(self.spec.class_name):
+            return 3
         kernels = self.spec.arch_kwargs.get("kernel_sizes")
         return len(kernels[0]) if kernels else None
 
@@ -83,7 +86,7 @@ class PlannedSource:
         if absent:
             raise PlanError(
                 f"the source says nothing about {', '.join(absent)}, so nothing can be inherited",
-                do="give --mode aligned or native, or --spacing with one of these",
+                do="give --mode aligned, with --spacing if you know it",
             )
         return {key: found[key] for key in GEOMETRY}
 

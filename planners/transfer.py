@@ -15,6 +15,7 @@ from atlas_nnunet.plan.modes import DEFAULT, MODES
 from atlas_nnunet.plan.presets import PRESETS
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
 from atlas_nnunet.planners.sources import BLOCK_KEYS, PlannedSource
+from atlas_nnunet.planners.suite import Chosen
 from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.shares import forecast
@@ -25,7 +26,6 @@ NETWORK = (
     "UNet_max_features_3d", "UNet_blocks_per_stage_encoder", "UNet_blocks_per_stage_decoder",
     "UNet_reference_val_corresp_GB", "UNet_reference_val_3d", "UNet_reference_val_2d",
 )  # fmt: skip
-TWIN = ("Transfer", "Scratch")  # AtlasTransferPlans -> AtlasScratchPlans
 PRESET_OF = {True: "resenc_m", False: "unet"}  # whether residual -> whose counts hold for the class
 
 
@@ -61,15 +61,10 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
     ) -> None:
         super().__init__(dataset_name_or_id, plans_name=plans_name, **others)
         if plans_name is None:
-            self.plans_identifier = self._plans_name(mode)
+            schedule = SCHEDULES.get(self.settings.get("schedule") or self.default_schedule)
+            self.plans_identifier = MODES[mode].name_of(schedule is None or schedule.transfers)
         self.native = {name: getattr(self, name) for name in NETWORK}
         self.take(source, mode)
-
-    def _plans_name(self, mode: str) -> str:
-        """A scratch twin lies beside its transfer, under a name of its own."""
-        schedule = SCHEDULES.get(self.settings.get("schedule") or self.default_schedule)
-        name = MODES[mode].plans_name
-        return name if schedule is None or schedule.transfers else name.replace(*TWIN)
 
     def take(self, source: PlannedSource, mode: str) -> None:
         """Plan for this source, in this mode.
@@ -78,17 +73,39 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
             PlanError: the source has not what the mode takes from it.
         """
         self.source, self.mode = source, MODES[mode]
-        if self.mode.network and source.blocks_key is None:
+        self.suite = self._suite()
+        if self.mode.network and source.blocks_key is None and self.suite is None:
             raise PlanError(
                 f"a source of class {source.spec.class_name} has no stages to hold a plan to",
                 where=self.dataset_name,
                 do="give --mode native, or a PlainConvUNet or ResidualEncoderUNet checkpoint",
             )
-        held = self._held() if self.mode.network else self.native
+        held = self._held() if self.mode.network and self.suite is None else self.native
         self.networks = {False: self.native, True: held}
         if self.mode.geometry:
             self._refuse_what_cannot_inherit()
             self.lowres_creation_threshold = 0  # a coarser copy would not be the source's
+
+    def _suite(self) -> Chosen | None:
+        """The source's network, if it is one of the suite: its weights fit no other.
+
+        Raises:
+            PlanError: --network or --mode says another.
+        """
+        spec, asked = self.source.spec, self.suite
+        own = Chosen.of_source(spec.class_name, spec.arch_kwargs)
+        what = f"the source is a {spec.class_name.rsplit('.', 1)[-1]}"
+        if asked and (own is None or own.network is not asked.network):
+            raise PlanError(
+                f"{what}, which goes into no {asked.network.name}", where=self.dataset_name,
+                do="leave out --network, or give a source of that network",
+            )  # fmt: skip
+        if own and not self.mode.network:
+            raise PlanError(
+                f"{what}, whose weights go into that network only: {self.mode.name} would plan "
+                "nnU-Net's U-Net", where=self.dataset_name, do="give --mode aligned",
+            )  # fmt: skip
+        return own
 
     def _held(self) -> dict[str, Any]:
         """NETWORK as the source has it."""
@@ -183,7 +200,7 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         requires_import: tuple[str, ...],
     ) -> float:
         """The host's estimate, for the widths that the network will really have."""
-        if self.holds(len(patch_size)):
+        if self.holds(len(patch_size)) and self.suite is None:
             if self.mode.geometry:
                 return 1.0  # the patch is the source's: there is nothing to search for
             arch_kwargs = self.as_source(arch_kwargs)
@@ -202,7 +219,7 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         plan = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, n_voxels, cache
         )
-        if held:
+        if held and self.suite is None:
             architecture = plan["architecture"]
             architecture["arch_kwargs"] = self.as_source(architecture["arch_kwargs"])
         return plan
@@ -211,9 +228,7 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         self, spacing: Any, median_shape: Any, data_identifier: str, n_voxels: float
     ) -> dict[str, Any]:
         """The source's patch and network; batch, normalisation and resampling the target's."""
-        plan = super().get_plans_for_configuration(
-            spacing, median_shape, data_identifier, n_voxels, {}
-        )
+        plan = self.host_plan(spacing, median_shape, data_identifier, n_voxels, {})
         patch, spec = tuple(self.source.geometry["patch_size"]), self.source.spec
         plan |= {"patch_size": patch, "median_image_size_in_voxels": median_shape}
         plan["architecture"] = {
@@ -241,7 +256,7 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         """With, for each configuration, what share of the parameters the source will serve."""
         source = self.source.spec
         names = {n: canonical(n) for n in (*source.heads, *self._target_heads(plans))}
-        lines = [super().explain(plans), f"  mode {self.mode.name}: {self.mode.purpose}"]
+        lines = [super().explain(plans), f"  mode {self.mode.name}: {self._purpose()}"]
         for name in plans["configurations"]:
             target = network_spec(plans, name, self.dataset_json)
             lines.append(f"  {name}{self._why_native(plans, name)}, parameters from the source:")
@@ -254,13 +269,19 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
             )
         return "\n".join(lines)
 
+    def _purpose(self) -> str:
+        if self.suite and not self.mode.geometry:
+            return "the target's spacing, patch and batch, on the source's network"
+        return self.mode.purpose
+
     def not_by_rule(self, plans: Mapping[str, Any]) -> dict[str, str]:
         found = super().not_by_rule(plans)
         if self.mode.geometry:
             found |= {"spacing": "it is the source's", "order": "as in the source's plan"}
         for name, config in plans["configurations"].items():
             if "patch_size" in config and self.holds(len(config["patch_size"])):
-                found[name] = "class, blocks and widths are the source's"
+                theirs = "class, blocks and widths are the source's"
+                found[name] = self.suite.why if self.suite else theirs
                 if self.mode.geometry:
                     found[f"{name}.patch"] = "the source's, with its strides and kernels"
         return found

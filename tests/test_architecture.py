@@ -22,17 +22,18 @@ VOCABULARY = {
     "execution", "progress", "page", "drawing", "schedule", "settings",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
-# vocabulary <- {host, reading, kernels} <- volume <- {stages | training}
+# vocabulary <- {host, reading, kernels, networks} <- volume <- {stages | training}
 # <- {planners | trainers} <- cli.
 BELOW = {
     "vocabulary": set(),
     "host": VOCABULARY | {"host"},
     "reading": VOCABULARY,
     "kernels": VOCABULARY,
+    "networks": VOCABULARY,
     "volume": VOCABULARY | {"host", "reading", "kernels"},
     "training": VOCABULARY | {"host", "kernels", "volume"},
-    "stage": VOCABULARY | {"host", "hosttraining", "reading", "kernels", "volume"},
-    "plug": VOCABULARY | {"host", "kernels", "volume", "training"} | STAGES,
+    "stage": VOCABULARY | {"host", "hosttraining", "reading", "kernels", "networks", "volume"},
+    "plug": VOCABULARY | {"host", "kernels", "networks", "volume", "training"} | STAGES,
     "cli": VOCABULARY,
     "shim": {"trainers"},
 }
@@ -72,7 +73,7 @@ def part_of(path: Path) -> str:
 def layer_of(part: str) -> str:
     table = {"planners": "plug", "trainers": "plug", "__init__": "vocabulary"}
     table["hosttraining"] = "host"
-    for name in ("host", "reading", "kernels", "volume", "training", "cli", "shim"):
+    for name in ("host", "reading", "kernels", "networks", "volume", "training", "cli", "shim"):
         table[name] = name
     table |= dict.fromkeys(STAGES, "stage") | dict.fromkeys(VOCABULARY, "vocabulary")
     return table[part]  # a KeyError here: say above which layer the new part belongs to

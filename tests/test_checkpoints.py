@@ -304,4 +304,4 @@ def test_layouts_are_monais_networks(tmp_path, own):
     made = read(tmp_path / "c.pth", files.state_of(network)).spec
     found = layouts.layout(made.class_name, len(made.channels), len(made.heads), made.arch_kwargs)
     assert found == {n: tuple(p.shape) for n, p in network.named_parameters()}
-    assert made.class_name == f"{type(network).__module__}.{type(network).__qualname__}"
+    assert made.class_name == f"atlas_nnunet.networks.{type(network).__qualname__}"

@@ -19,6 +19,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
 from atlas_nnunet.errors import PlanError
+from atlas_nnunet.networks.suite import has_deep_supervision
 from atlas_nnunet.progress import current
 from atlas_nnunet.settings import of_plans
 from atlas_nnunet.training.averaging import Anchor, Average
@@ -69,6 +70,9 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         self.save_every = self.training.save_every
         self.average: Average | None = None
         self.anchor: Anchor | None = None
+        # The host builds, supervises and predicts by this one switch (nnUNetTrainer.py:161, 2.8.1).
+        network = self.configuration_manager.network_arch_class_name
+        self.enable_deep_supervision = has_deep_supervision(network)
         self.precision = choose_precision(self.device)
         if not self.precision.needs_scaler:
             self.grad_scaler = None

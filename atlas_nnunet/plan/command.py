@@ -12,6 +12,7 @@ from typing import Any
 from atlas_nnunet.artefacts import Dataset, root
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import channel_names, dataset_name, find_planner, read_json
+from atlas_nnunet.networks.suite import NETWORKS
 from atlas_nnunet.plan.modes import DEFAULT, MODES
 from atlas_nnunet.plan.presets import PRESETS
 from atlas_nnunet.schedule import table
@@ -39,25 +40,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="AtlasPretrainPlanner (default), AtlasTransferPlanner, or a planner of nnunetv2",
     )  # fmt: skip
     parser.add_argument("-p", dest="plans", help="name of the plans file; default: the planner's")
-    parser.add_argument(
-        "--from", dest="source", type=Path, metavar="FILE",
-        help="the source, for AtlasTransferPlanner: a checkpoint, or a plans file beside its "
-        "dataset.json",
-    )  # fmt: skip
-    parser.add_argument(
-        "--key-table", type=Path, metavar="FILE",
-        help="JSON that explains a checkpoint of another format; transfer --help shows one",
-    )  # fmt: skip
-    parser.add_argument(
-        "--mode", choices=sorted(MODES),
-        help=f"for AtlasTransferPlanner; default: {DEFAULT}. "
-        + "; ".join(f"{name}: {mode.purpose}" for name, mode in MODES.items()),
-    )  # fmt: skip
-    parser.add_argument("-c", dest="configuration", default="3d_fullres",
-                        help="the configuration of --from, where it is a plans file")  # fmt: skip
+    _source_arguments(parser)
     parser.add_argument(
         "--preset", choices=sorted(PRESETS), default="resenc_m",
         help="; ".join(f"{name}: {p.purpose}" for name, p in PRESETS.items()),
+    )  # fmt: skip
+    parser.add_argument(
+        "--network", choices=sorted(NETWORKS),
+        help="instead of nnU-Net's U-Net, in configurations of volumes. "
+        + "; ".join(f"{name}: {own.purpose}" for name, own in sorted(NETWORKS.items())),
     )  # fmt: skip
     parser.add_argument("--memory-gb", type=float, help="GPU memory to fill, not the preset's")
     parser.add_argument(
@@ -89,8 +80,29 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "  atlas-nnunet plan 701 --fingerprint together.json\n"
         "  atlas-nnunet plan 701 --for 501 502 503 --explain\n"
         "  atlas-nnunet plan 507 -pl AtlasTransferPlanner --from FILE --schedule scratch\n"
+        "  atlas-nnunet plan 701 --network swinunetr --memory-gb 24\n"
         f"schedules:\n{table()}"
     )
+
+
+def _source_arguments(parser: argparse.ArgumentParser) -> None:
+    """What AtlasTransferPlanner plans after."""
+    parser.add_argument(
+        "--from", dest="source", type=Path, metavar="FILE",
+        help="the source, for AtlasTransferPlanner: a checkpoint, or a plans file beside its "
+        "dataset.json",
+    )  # fmt: skip
+    parser.add_argument(
+        "--key-table", type=Path, metavar="FILE",
+        help="JSON that explains a checkpoint of another format; transfer --help shows one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mode", choices=sorted(MODES),
+        help=f"for AtlasTransferPlanner; default: {DEFAULT}. "
+        + "; ".join(f"{name}: {mode.purpose}" for name, mode in MODES.items()),
+    )  # fmt: skip
+    parser.add_argument("-c", dest="configuration", default="3d_fullres",
+                        help="the configuration of --from, where it is a plans file")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -150,6 +162,7 @@ def _refuse_misplaced(args: argparse.Namespace, kind: Any) -> None:
         "--from": (args.source and not transfers, "AtlasTransferPlanner"),
         "--mode": (args.mode and not transfers, "AtlasTransferPlanner"),
         "--for": (args.targets and args.planner != "AtlasPretrainPlanner", "AtlasPretrainPlanner"),
+        "--network": (args.network and not hasattr(kind, "reasons"), "AtlasPretrainPlanner"),
         "--explain": (args.explain and not hasattr(kind, "reasons"), "AtlasPretrainPlanner"),
     }
     for option, (given, planner) in misplaced.items():
@@ -173,6 +186,7 @@ def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
         "memory_target_gb": args.memory_gb,
         "plans_name": args.plans,
         "overwrite_target_spacing": args.spacing,
+        "network": args.network,
     }
     if hasattr(kind, "read_source"):
         if args.source is None:

@@ -24,6 +24,10 @@ class Mode:
     plans_name: str
     purpose: str
 
+    def name_of(self, transfers: bool) -> str:
+        """A twin from scratch lies beside its transfer: AtlasScratchPlans."""
+        return self.plans_name if transfers else self.plans_name.replace("Transfer", "Scratch")
+
     def data_identifier(self, plans_name: str, configuration: str) -> str:
         """Folder of the preprocessed cases.
 

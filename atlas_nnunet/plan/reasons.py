@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from atlas_nnunet.host import resolve_configuration
+from atlas_nnunet.networks.suite import described, of_class
 from atlas_nnunet.plan.method import Method
 
 AXES = ("z", "y", "x")  # array axes 0, 1, 2, as nnU-Net's readers of volumes hand them out
@@ -123,11 +124,16 @@ def patch_reason(facts: Facts, name: str, config: Mapping[str, Any]) -> str:
     shape = config["median_image_size_in_voxels"]
     first = method.first_patch(config["spacing"], shape)
     divisors = np.prod(config["architecture"]["arch_kwargs"]["strides"], axis=0)
-    at_once = [math.ceil(n / d) * d for n, d in zip(first, divisors, strict=True)] == list(patch)
+    rounded = [math.ceil(n / d) * d for n, d in zip(first, divisors, strict=True)]
     solid = {3: "a cube in mm of 256^3 voxels", 2: "a square in mm of 2048^2 voxels"}[n_axes]
     start = f"patch {times(patch)}: the search starts from {solid}, cut to the median image: "
-    if at_once:
+    if rounded == list(patch):
         return f"{start}{times(first)}. Rounded up to what the strides divide, it fits: {needs}."
+    if math.prod(rounded) < math.prod(patch):
+        return (
+            f"{start}{times(first)}. Rounded up to what the strides divide, and further, for the "
+            f"coarsest feature map must have two voxels: {needs}."
+        )
     return (
         f"{start}{times(first)}. The axis that covers most of the image is cut again and again "
         f"until it fits: {needs}."
@@ -137,6 +143,15 @@ def patch_reason(facts: Facts, name: str, config: Mapping[str, Any]) -> str:
 def topology_reason(facts: Facts, config: Mapping[str, Any]) -> list[str]:
     """Strides and kernels by axis, with the spacings that decide them."""
     arch, patch = config["architecture"]["arch_kwargs"], config["patch_size"]
+    own = of_class(config["architecture"]["network_class_name"])
+    if own:
+        step = own.divisor(arch)
+        return [
+            f"strides: every axis is halved {own.halvings(arch)} times, whatever its spacing, so a "
+            f"patch has multiples of {step} voxels: the coarsest feature map has "
+            f"{times([n // step for n in patch])}.",
+            f"kernels: {own.kernels}, along every axis.",
+        ]
     strides, kernels = np.array(arch["strides"]), np.array(arch["kernel_sizes"])
     method, axes = facts.methods[len(patch)], facts.axes(len(patch))
     halvings = ", ".join(
@@ -162,6 +177,8 @@ def topology_reason(facts: Facts, config: Mapping[str, Any]) -> list[str]:
 
 def network_reason(facts: Facts, name: str, config: Mapping[str, Any]) -> str:
     arch, kind = config["architecture"]["arch_kwargs"], config["architecture"]["network_class_name"]
+    if of_class(kind):
+        return f"network: {described(kind, arch)}: {facts.not_by_rule[name]}."
     widths = list(arch["features_per_stage"])
     why = facts.not_by_rule.get(name, f"doubled at each stage from {widths[0]} to {max(widths)}")
     return (

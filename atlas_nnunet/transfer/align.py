@@ -7,6 +7,8 @@ other levels, the source is shifted against the target (levels.py).
 
 Plain and residual encoders have the first convolution in common, and from level 1 on the two
 convolutions of a stage and of its first block, which have the same shapes.
+
+Networks that are not made of such stages have no addresses: their parameters match by name.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from atlas_nnunet.networks.parts import GROUPS, group_of
 
 # `decoder.stages.3.convs...`: index i of an n-stage network lies on level n - 2 - i
 # (unet_decoder.py, dynamic_network_architectures 0.4.4; an up-convolution ends on that level).
@@ -33,8 +37,6 @@ _ACROSS = (
     (re.compile(r"^(encoder\.level[1-9]\d*\.)convs\.1\."), r"\1blocks.0.conv2."),
 )
 
-GROUPS = ("encoder", "decoder", "head")
-
 
 @dataclass(frozen=True)
 class Match:
@@ -44,10 +46,10 @@ class Match:
         source: Name of the parameter in the source, or None.
         across: It comes from an encoder of the other kind (plain or residual).
         missing: Why there is none: "" (there is one), "unasked" (nobody asked for it), "part"
-            (the source has no decoder, or no encoder), "level" (no such level), "block_end" (last
-            norm of a block that the source lacks), "block" (the rest of one), "skip" (the source
-            is plain and computes this stage without), "conv" (a plain stage of the source has
-            fewer convolutions), "role" (nothing of that kind).
+            (the source has no such group), "level" (no such level), "block_end" (last norm of a
+            block that the source lacks), "block" (the rest of one), "skip" (the source is plain
+            and computes this stage without), "conv" (a plain stage of the source has fewer
+            convolutions), "role" (nothing of that kind).
     """
 
     source: str | None
@@ -111,22 +113,15 @@ def is_residual(names: Sequence[str]) -> bool:
     return any(".blocks." in name for name in names)
 
 
-def group_of(name: str) -> str:
-    """ "encoder", "decoder" or "head" (the segmentation layers of all resolutions)."""
-    if ".seg_layers." in name:
-        return "head"
-    return "decoder" if name.startswith("decoder.") else "encoder"
-
-
 def place(name: str, n_stages: int) -> tuple[str, int]:
     """A parameter's part, and how many layers lie between its output and the network's.
 
     The head has 0, the decoder 1 on its finest level, the encoder most on its own finest, which
-    every image passes first.
+    every image passes first. In a network without nnU-Net's stages a part is one layer.
     """
     part, level = group_of(name), _LEVEL.search(address(name, n_stages))
-    if part == "head":
-        return part, 0
+    if part == "head" or not n_stages:
+        return part, GROUPS[::-1].index(part)
     from_top = int(level.group(1)) if level else 0
     return part, 1 + from_top if part == "decoder" else 2 * n_stages - 1 - from_top
 
@@ -139,7 +134,7 @@ def _crossed(place: str) -> str | None:
 def _why(place: str, by_place: Mapping[str, str], mixed: bool, is_end: bool) -> str:
     level = _LEVEL.search(place)
     if not level:
-        return "role"
+        return "role" if group_of(place) in map(group_of, by_place) else "part"
     part = place.split(".", 1)[0]
     if not any(p.startswith(f"{part}.") for p in by_place):
         return "part"

@@ -112,13 +112,19 @@ def refuse_other_network(source: Source, spec: NetworkSpec, where: str) -> None:
     """Networks that are not made of nnU-Net's stages have no parameters in common with others.
 
     Raises:
-        TransferError: the source is such a network, and the target is another.
+        TransferError: the source is such a network, and the target is another; or both are Swin
+            UNETRs of one shape and another function.
     """
     staged = "n_stages" in source.spec.arch_kwargs and "n_stages" in spec.arch_kwargs
-    if staged or source.spec.class_name == spec.class_name:
+    what, has = source.spec.class_name, spec.class_name
+    if what == has:
+        what, has = (f"{what} ({s.arch_kwargs.get('merging')})" for s in (source.spec, spec))
+    if staged or what == has:
         return
+    planned = f"atlas-nnunet plan DATASET -pl AtlasTransferPlanner --from {where}"
     raise TransferError(
-        f"a source of network {source.spec.class_name} (format {source.format}) goes into that "
-        f"network only; the plan has {spec.class_name}",
-        where=where, do="plan the target with the source's network, or take another source",
-    )  # fmt: skip
+        f"a source of network {what} (format {source.format}) goes into that network only; the "
+        f"plan has {has}",
+        where=where,
+        do=f"plan the target with the source's network ({planned}), or take another source",
+    )

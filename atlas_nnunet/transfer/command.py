@@ -18,8 +18,8 @@ from atlas_nnunet.host import (
 )
 from atlas_nnunet.hosttraining import check_device
 from atlas_nnunet.leakage import sentences
+from atlas_nnunet.networks.parts import GROUPS
 from atlas_nnunet.structures import canonical
-from atlas_nnunet.transfer.align import GROUPS
 from atlas_nnunet.transfer.pilot import EPOCHS, Pilot, run_pilot
 from atlas_nnunet.transfer.sources.example import EXAMPLE
 

@@ -57,8 +57,8 @@ def forward_check(
         folds: Difference in normalisation: the source gets the patch as its own preprocessing would
             have left it (inside both windows).
     """
-    if not all(hasattr(net, part) for net in (source, target) for part in ("encoder", "decoder")):
-        return [Agreement("all", None, "not a U-Net with an encoder and a decoder")]
+    if not all(hasattr(net, "levels") or hasattr(net, "encoder") for net in (source, target)):
+        return [Agreement("all", None, "no network whose feature maps we know where to find")]
     n_channels, axes = _reads(source)
     if axes != patch.ndim - 2:
         why = f"the source works on {axes} axes, the target on {patch.ndim - 2}"
@@ -172,10 +172,28 @@ def _seen(network: Any, x: Tensor) -> tuple[list[Tensor], Tensor]:
     """Feature maps of all levels, and the logits of the finest."""
     was = network.training
     network.eval()
-    features = network.encoder(x)
-    logits = network.decoder(features)
+    if hasattr(network, "levels"):  # of atlas_nnunet.networks
+        features, logits = _overheard(network, x)
+    else:
+        features = network.encoder(x)
+        logits = network.decoder(features)
     network.train(was)
     return features, logits[0] if isinstance(logits, list) else logits
+
+
+def _overheard(network: Any, x: Tensor) -> tuple[list[Tensor], Any]:
+    """What the modules that `levels` names give on the way to the output, finest first."""
+    heard: dict[nn.Module, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda own, _, output: heard.update({own: output}))
+        for module in network.levels()
+    ]
+    try:
+        output = network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [heard[module] for module in network.levels()], output
 
 
 def _agreement(place: str, a: Tensor, b: Tensor) -> Agreement:

@@ -50,13 +50,18 @@ def feature_spacings_mm(plans: Mapping[str, Any], configuration: str) -> list[li
             f"configuration {configuration!r} has no spacing to match levels by",
             where=str(plans.get("plans_name", "plans")), do="match them from the top: --levels top",
         )  # fmt: skip
-    strides = config["architecture"]["arch_kwargs"]["strides"]
+    strides = network_of_plans(plans, configuration)["strides"]
     spacing = [float(v) for v in config["spacing"]]
     out = []
     for stride in strides:
         spacing = [mm * factor for mm, factor in zip(spacing, stride, strict=True)]
         out.append(spacing)
     return out
+
+
+def network_of_plans(plans: Mapping[str, Any], configuration: str) -> Mapping[str, Any]:
+    """`arch_kwargs` of a configuration."""
+    return resolve_configuration(plans, configuration)["architecture"]["arch_kwargs"]
 
 
 def octaves_apart(source_mm: Spacings, target_mm: Spacings, shift: int) -> float:
@@ -108,11 +113,15 @@ def choose_levels(
 ) -> Levels:
     """By the user's word: "top", "spacing", or "auto" for the one that fits better.
 
+    Networks that are not made of nnU-Net's stages match by name, whatever the word.
+
     Args:
         mode: That word. "spacing" shifts wherever it brings feature maps closer at all.
         source: Plans and configuration.
         target: The same.
     """
+    if "n_stages" not in network_of_plans(*target):
+        return Levels(0, "networks of one class: parameters by name")
     if mode == "top":
         return Levels(0, "levels from the top")
     least = WORTH_OCTAVES if mode == "auto" else 0.0

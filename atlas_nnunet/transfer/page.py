@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from atlas_nnunet.transfer.align import GROUPS
+from atlas_nnunet.networks.parts import GROUPS
 from atlas_nnunet.transfer.shares import KINDS
 
 STYLE = """

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from atlas_nnunet.networks.parts import group_of, reads_image
 from atlas_nnunet.transfer.align import Match, address
 from atlas_nnunet.transfer.heads import Heads
 from atlas_nnunet.transfer.intensities import Affine
@@ -49,7 +50,7 @@ class Pair:
 
     @property
     def is_head(self) -> bool:
-        return ".seg_layers." in self.name
+        return group_of(self.name) == "head"
 
     @property
     def is_upsampling(self) -> bool:
@@ -57,8 +58,9 @@ class Pair:
 
     @property
     def is_first(self) -> bool:
-        """The convolution that sees the image, or its bias."""
-        return address(self.name, 0).startswith("encoder.first.conv.")
+        """The convolution that sees the image, or its bias; SwinUNETR has three."""
+        staged = address(self.name, 0).startswith("encoder.first.conv.")
+        return staged or reads_image(self.name)
 
     @property
     def channel_axes(self) -> dict[str, int]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import NetworkSpec
-from atlas_nnunet.transfer.align import GROUPS, is_residual
+from atlas_nnunet.networks.parts import GROUPS
+from atlas_nnunet.transfer.align import is_residual
 from atlas_nnunet.transfer.checkpoints import Source
 from atlas_nnunet.transfer.forward import Agreement
 from atlas_nnunet.transfer.heads import Heads

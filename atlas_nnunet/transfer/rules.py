@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from atlas_nnunet.networks.parts import group_of
 from atlas_nnunet.transfer import kernels, widths
-from atlas_nnunet.transfer.align import group_of
 from atlas_nnunet.transfer.heads import join_rows
 from atlas_nnunet.transfer.intensities import fold_bias, fold_weight
 from atlas_nnunet.transfer.pair import Pair, source_of
@@ -158,7 +158,7 @@ RULES: tuple[Rule, ...] = (
          "a stage of the source has fewer convolutions, and one more cannot start as the identity: "
          "norm and LeakyReLU follow it"),
     Rule("new_part", "kept", lambda p: p.missing == "part", own,
-         "the source has no encoder, or no decoder"),
+         "the source has no encoder, no decoder or no head"),
     Rule("new_level", "kept", lambda p: p.missing == "level", own,
          "the source has no such level"),
     Rule("plain_to_residual", "adapted", lambda p: p.across and ".blocks." in p.name, source_of,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_nnunet.host import NetworkSpec
-from atlas_nnunet.transfer.align import GROUPS, matches
+from atlas_nnunet.networks.parts import GROUPS
+from atlas_nnunet.transfer.align import matches
 from atlas_nnunet.transfer.heads import canonical_heads
 from atlas_nnunet.transfer.pair import pairs_of
 from atlas_nnunet.transfer.rules import Decision, decide

@@ -12,7 +12,8 @@ from torch import nn
 
 from atlas_nnunet.artefacts import whole_file
 from atlas_nnunet.host import NetworkSpec
-from atlas_nnunet.transfer.align import GROUPS, Match, group_of, matches
+from atlas_nnunet.networks.parts import GROUPS, group_of
+from atlas_nnunet.transfer.align import Match, matches
 from atlas_nnunet.transfer.checkpoints import Source
 from atlas_nnunet.transfer.heads import Heads, canonical_heads
 from atlas_nnunet.transfer.intensities import Affine

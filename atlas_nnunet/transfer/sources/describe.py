@@ -11,6 +11,7 @@ from torch import Tensor
 
 from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import NetworkSpec, channel_names, head_names
+from atlas_nnunet.networks.suite import BEFORE, of_class
 from atlas_nnunet.transfer.sources import layouts
 from atlas_nnunet.transfer.sources.oldplans import spec_of_any_age
 from atlas_nnunet.transfer.sources.stored import KEY_TABLE_HINT, Stored
@@ -112,10 +113,10 @@ def count(tensors: Tensors, pattern: str) -> list[int]:
 def described(
     class_name: str, n_in: int, n_out: int, arch_kwargs: Mapping[str, Any], where: str
 ) -> Described:
-    """A network without a plan."""
-    spec = NetworkSpec(
-        class_name, arch_kwargs, (), unnamed("channel", n_in), unnamed("head", n_out)
-    )
+    """A network without a plan; one of the suite's as a plan would say it."""
+    known = of_class(class_name)
+    kwargs = known.complete(arch_kwargs) if known else arch_kwargs
+    spec = NetworkSpec(class_name, kwargs, (), unnamed("channel", n_in), unnamed("head", n_out))
     return Described(spec, built_shapes(spec, where), plan_of(None), {}, UNSTATED)
 
 
@@ -155,6 +156,7 @@ def swin_unetr(stored: Stored, tensors: Tensors, where: str) -> Described:
         "num_heads": [size(tensors, table.format(i + 1), 1, where) for i in range(len(depths))],
         "window_size": (round(rows ** (1 / 3)) + 1) // 2,
         "patch_size": patch,
+        "merging": BEFORE,  # no shape tells: a key table may name the other
     }
     n_out = head_size(tensors, "out.conv.conv.weight")
     return described(layouts.SWIN_UNETR, n_in, n_out, kwargs, where)

@@ -3,7 +3,8 @@
 Each function answers, for a network's arguments, what its `named_parameters()` are, so that a file
 can be held to it without the package that defines the network. Sources of the names: MONAI 1.6.1
 (SegResNet, SwinUNETR; held to its classes by tests), Models Genesis 12f7feb (UNet3D) and STU-Net
-0652eaf (STUNet): class definitions, read; no released weights were opened.
+0652eaf (STUNet): class definitions, read; no released weights were opened. All but the last are
+atlas_nnunet.networks too, whose names are held to these by tests.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from atlas_nnunet.networks.suite import NETWORKS
+
 Shapes = dict[str, tuple[int, ...]]
 
-UNET3D = "unet3d.UNet3D"
-SEGRESNET = "monai.networks.nets.segresnet.SegResNet"
-SWIN_UNETR = "monai.networks.nets.swin_unetr.SwinUNETR"
+UNET3D, SEGRESNET, SWIN_UNETR = (NETWORKS[n].class_name for n in ("unet", "segresnet", "swinunetr"))
 STUNET = "nnunetv2.training.nnUNetTrainer.STUNetTrainer.STUNet"
 
 
@@ -152,5 +153,10 @@ LAYOUTS: Mapping[str, Callable[..., Shapes]] = {
 }  # fmt: skip
 
 
+# Arguments that no shape depends on.
+SHAPELESS = {"strides", "merging"}
+
+
 def layout(class_name: str, n_in: int, n_out: int, arch_kwargs: Mapping[str, Any]) -> Shapes:
-    return LAYOUTS[class_name](n_in, n_out, **arch_kwargs)
+    shaping = {name: value for name, value in arch_kwargs.items() if name not in SHAPELESS}
+    return LAYOUTS[class_name](n_in, n_out, **shaping)
