@@ -18,6 +18,7 @@ from atlas_nnunet.planners.sources import BLOCK_KEYS, PlannedSource
 from atlas_nnunet.planners.suite import Chosen
 from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.structures import canonical
+from atlas_nnunet.transfer.levels import advice
 from atlas_nnunet.transfer.shares import forecast
 
 # What of a planner decides about the network, beside spacing and memory.
@@ -262,6 +263,8 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
             lines.append(f"  {name}{self._why_native(plans, name)}, parameters from the source:")
             table = forecast(source, target, names).table()
             lines += [f"    {line}" for line in table.splitlines()]
+            ends = (self.source.plans, self.source.configuration), (plans, name)
+            lines.append(f"    {advice(*ends)}")
         if self.mode.geometry:
             lines.append(
                 f"  only what has {self.source.n_axes} axes, at one resolution, can be inherited: "

@@ -122,6 +122,7 @@ def test_aligned_holds_the_network_and_nothing_else(space, stock, number, capsys
     assert comparable(ours)["configurations"]["2d"] == comparable(theirs)["configurations"]["2d"]
     assert "2d (planned natively: it has 2 axes, the source 3)" in told
     assert told.count("planned natively") == 1
+    assert "    levels from the top: feature maps lie" in told
     for key in ("transpose_forward", "foreground_intensity_properties_per_channel"):
         assert ours[key] == theirs[key]
     for name in names - {"2d"}:

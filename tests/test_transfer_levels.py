@@ -5,6 +5,7 @@ from networks import plans, spec
 
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.transfer.levels import (
+    advice,
     choose_levels,
     feature_spacings_mm,
     fitting_levels,
@@ -57,3 +58,12 @@ def test_a_plan_without_spacing_says_what_to_do():
     with pytest.raises(PlanError, match="no spacing") as caught:
         choose_levels("auto", (plans(spec()), "3d_fullres"), planned(1.0))
     assert "--levels top" in caught.value.do
+
+
+def test_the_planner_says_which_match_fits_and_what_to_type():
+    near, far = advice(planned(1.0), planned(1.1)), advice(planned(1.0), planned(2.0))
+    assert near.startswith("levels from the top: feature maps lie 0.14 octaves apart")
+    assert far.startswith("levels by spacing: with source level 1 for target level 0")
+    assert far.endswith("give transfer --levels spacing")
+    for foreign in (plans(spec()), {}):  # a plan without spacing, and none at all
+        assert "does not say" in advice((foreign, "3d_fullres"), planned(1.0))

@@ -126,3 +126,14 @@ def choose_levels(
         return Levels(0, "levels from the top")
     least = WORTH_OCTAVES if mode == "auto" else 0.0
     return fitting_levels(feature_spacings_mm(*source), feature_spacings_mm(*target), least)
+
+
+def advice(
+    source: tuple[Mapping[str, Any], str], target: tuple[Mapping[str, Any], str]
+) -> str:
+    """Which match fits, as the planner says it before there are weights, and what to type."""
+    try:
+        found = choose_levels("auto", source, target)
+    except (PlanError, KeyError):  # a source from elsewhere whose file tells no spacing
+        return "levels from the top: the source does not say its spacing"
+    return found.why + (": give transfer --levels spacing" if found.shift else "")

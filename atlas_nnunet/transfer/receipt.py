@@ -151,6 +151,9 @@ def receipt(
             "configuration": source.configuration,
             "trainer": source.trainer,
             "class": source.spec.class_name,
+            "format": source.format,
+            "left_out": dict(Counter(source.dropped.values())),
+            "not_in_the_file": dict(Counter(source.absent.values())),
         },
         "target": {
             "dataset": plans["dataset_name"],
