@@ -223,8 +223,15 @@ def test_a_curve_over_points_without_a_common_case_is_not_drawn(made):
     result = made(("a", A, {"cases": 4}), ("b", B, {"cases": 4}),
                   ("a", elsewhere, {"cases": 8}), ("b", elsewhere, {"cases": 8}))  # fmt: skip
     assert [row["n"] for row in result["by_cases"]] == [0] * 4
-    assert "over the 0 that all points" in text(result)
+    assert "over the 0 that all points share" in text(result)
     assert "data:image" not in report(result)
+
+
+def test_a_false_alarm_does_not_bend_the_curve(made):
+    alarm = {case: {**own, "tumour": (0.0, 0.0, 1.0)} for case, own in A.items()}
+    result = made(("a", A, {"cases": 4}), ("a", A, {"cases": 8}),
+                  ("b", alarm, {"cases": 4}), ("b", alarm, {"cases": 8}))  # fmt: skip
+    assert len({row["mean"] for row in result["by_cases"]}) == 1
 
 
 CURVE_A = [[100, 0.1], [200, 0.3], [300, 0.5], [400, 0.48]]

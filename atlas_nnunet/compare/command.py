@@ -35,10 +35,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.runs and args.listed is None:
         raise ComparisonError("nothing to compare", do="name runs, NAME=DIR, or --runs FILE.json")
     result = compare(gather(args.runs, args.listed), args.baseline)
-    print(text(result))
     if args.output is not None:
         with whole_file(args.output / "compare.html") as partial:
             partial.write_text(report(result))
         write_json(args.output / "compare.json", without_nan(result))
+    print(text(result))
+    if args.output is not None:
         print(f"\nwritten: {args.output / 'compare.json'}, {args.output / 'compare.html'}")
     return 0

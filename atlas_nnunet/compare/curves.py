@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from atlas_nnunet.compare.folds import Curve
 from atlas_nnunet.compare.matching import FIELDS
 from atlas_nnunet.compare.runs import Run
 from atlas_nnunet.kernels.bootstrap import paired_difference
-from atlas_nnunet.kernels.pairing import averaged, mean
+from atlas_nnunet.kernels.pairing import Scores, averaged, mean
 
 
 def levels(arms: Mapping[str, Sequence[Run]], field: str) -> list[dict[str, Any]]:
-    """Mean Dice of each arm at each value of `field`, over the cases that all points share.
+    """Mean Dice of each arm at each value of `field`, over what all points were scored on.
 
     Args:
         arms: Name -> runs.
@@ -34,25 +34,32 @@ def levels(arms: Mapping[str, Sequence[Run]], field: str) -> list[dict[str, Any]
         values.setdefault(name, set()).add(cases if field == "cases" else iterations)
     if all(len(own) < 2 for own in values.values()):
         return []
-    means = {key: _case_means(runs, points) for key, runs in points.items()}
-    common = set.intersection(*(set(own) for own in means.values()))
+    scores = {key: averaged(run.evaluation.scores["dice"] for run in runs)
+              for key, runs in points.items()}  # fmt: skip
+    names = set.intersection(
+        *(set(run.evaluation.structures) for runs in points.values() for run in runs)
+    )
+    # What every point has a number for: one false alarm, a Dice of 0, is no structure more.
+    cells = set.intersection(*(_cells(own, names) for own in scores.values()))
+    cases = sorted({case for case, _ in cells})
     rows = []
-    for key in sorted(means, key=lambda k: (list(arms).index(k[0]), k[1] or 0, k[2] or 0)):
-        scores = [means[key][case] for case in sorted(common)]
-        d = paired_difference([0.0] * len(scores), scores)
+    for key in sorted(points, key=lambda k: (list(arms).index(k[0]), k[1] or 0, k[2] or 0)):
+        own = scores[key]
+        means = [mean(v for s, v in own[case].items() if (case, s) in cells) for case in cases]
+        d = paired_difference([0.0] * len(means), means)
         rows.append(dict(zip(("arm", *FIELDS[:2]), key, strict=True)) | {
             "runs": len(points[key]), "n": d.n, "mean": d.mean_b, "low": d.low, "high": d.high,
         })  # fmt: skip
     return rows
 
 
-def _case_means(runs: Sequence[Run], points: Mapping[tuple, Sequence[Run]]) -> dict[str, float]:
-    """Case -> mean Dice over structures and runs; structures of all points only."""
-    every = [set(run.evaluation.structures) for own in points.values() for run in own]
-    names = set.intersection(*every)
-    scores = averaged(run.evaluation.scores["dice"] for run in runs)
-    found = {c: mean(v for name, v in own.items() if name in names) for c, own in scores.items()}
-    return {case: value for case, value in found.items() if math.isfinite(value)}
+def _cells(scores: Scores, names: Collection[str]) -> set[tuple[str, str]]:
+    return {
+        (case, name)
+        for case, own in scores.items()
+        for name, value in own.items()
+        if name in names and math.isfinite(value)
+    }
 
 
 def mean_curve(runs: Sequence[Run]) -> Curve:

@@ -111,7 +111,7 @@ def _wrong(row: Any) -> list[str]:
     for key in ("name", "evaluation"):
         if not isinstance(row.get(key), str) or not row[key]:
             wrong.append(f"{key} is a text, not {row.get(key)!r}")
-    for key, least in (("cases", 1), ("iterations", 0), ("seed", 0)):
+    for key, least in (("cases", 1), ("iterations", 1), ("seed", 0)):
         if row.get(key) is not None and not _whole(row[key], least):
             wrong.append(f"{key} is a whole number from {least} on, not {row[key]!r}")
     points = row.get("curve", [])

@@ -34,7 +34,7 @@ def tables(one: Content, baseline: str) -> list[Table]:
     for score, title in titles.items():
         own = {**one[score]["structures"], "mean of a case": one[score]["mean_of_a_case"]}
         if own["mean of a case"]["n"]:
-            out.append((title, header, [_cells(name, PairedDifference(**d))
+            out.append((title, header, [(name, *PairedDifference(**d).cells)
                                         for name, d in own.items()]))  # fmt: skip
     if one["false_positives"]:
         ml = [f"{name}, ml a case" for name in (baseline, one["arm"])]
@@ -48,23 +48,22 @@ def tables(one: Content, baseline: str) -> list[Table]:
     return out
 
 
-def _cells(name: str, d: PairedDifference) -> tuple[str, ...]:
-    return name, str(d.n), f"{d.mean_a:.3f}", f"{d.mean_b:.3f}", d.interval
-
-
 def level_table(result: Content, field: str) -> Table | None:
     """Mean Dice of each arm by number of training cases, or by length of the training."""
     rows = result[f"by_{field}"]
     if not rows:
         return None
-    n = rows[0]["n"]
+    known = [name for name in FIELDS if any(row[name] is not None for row in rows)]
+    cells = [
+        (row["arm"], *("unknown" if row[name] is None else str(row[name]) for name in known),
+         str(row["runs"]), f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+        for row in rows
+    ]  # fmt: skip
     return (
-        f"Dice by {FIELDS[field]}, mean of a case over the {n} that all points were scored on",
-        ("arm", *FIELDS.values(), "runs", "Dice [95 %]"),
-        [(row["arm"], *("unknown" if row[f] is None else str(row[f]) for f in FIELDS),
-          str(row["runs"]), f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
-         for row in rows],
-    )  # fmt: skip
+        f"Dice by {FIELDS[field]}, mean of a case over the {rows[0]['n']} that all points share",
+        ("arm", *(FIELDS[name] for name in known), "runs", "Dice [95 %]"),
+        cells,
+    )
 
 
 def reaching_words(one: Content, baseline: str) -> str | None:
@@ -89,7 +88,8 @@ def text(result: Content) -> str:
         lines += ["", sentence(one, baseline)]
         for title, header, rows in tables(one, baseline):
             lines += ["", title, *text_table(header, rows)]
-        lines += [line for line in [reaching_words(one, baseline)] if line]
+        reached = reaching_words(one, baseline)
+        lines += ["", reached] if reached else []
         lines += [f"note: {note}" for note in one["notes"]]
     for field in FIELDS:
         level = level_table(result, field)

@@ -70,9 +70,7 @@ def rows(result: DemoResult, score: str) -> list[tuple[str, ...]]:
     """Cells of the table: one row a structure, and one for the cases' means."""
     out: list[tuple[str, ...]] = []
     for name in (*result.structures, None):
-        d = result.difference(score, name)
-        label = name or "mean of a case"
-        out.append((label, str(d.n), f"{d.mean_a:.3f}", f"{d.mean_b:.3f}", d.interval))
+        out.append((name or "mean of a case", *result.difference(score, name).cells))
     return out
 
 

@@ -43,8 +43,16 @@ class PairedDifference:
         return "loss" if self.high < 0 else "cannot be told apart"
 
     @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """n, both means, difference with interval, for a row of a table."""
+        a, b = (f"{m:.3f}" if self.n else "-" for m in (self.mean_a, self.mean_b))
+        return str(self.n), a, b, self.interval
+
+    @property
     def interval(self) -> str:
-        """Difference and interval, as they are printed."""
+        """Difference and interval, as they are printed; a single case has no interval."""
+        if self.n < 2:
+            return f"{self.difference:+.3f}" if self.n else "-"
         return f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
