@@ -286,7 +286,7 @@ def main() -> int:
     parser.add_argument("-device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("-np", dest="processes", type=int, default=2, help="trainings at once")
     args = parser.parse_args()
-    out, chosen = args.out.resolve(), SETS[args.set]
+    out, chosen = args.out.resolve(), SETS[args.set].on(args.device)
     os.environ.update({name: str(out / name) for name in ROOTS})
     os.environ["nnUNet_n_proc_DA"] = "0" if args.device == "cpu" else "8"
     tables = [t for t in args.tables if t in chosen.tables]

@@ -42,7 +42,8 @@ class Set:
         make: (folder of the benchmark, folder of the data) -> nothing; both sets are in nnUNet_raw.
         tables: Of the benchmark that can be made.
         tolerance_mm: Of the surface distance: about a voxel.
-        budget: Of a CPU.
+        budget: Of a CPU, by the minute.
+        long: Of a GPU, by the hour; nobody has run it yet.
     """
 
     sources: dict[str, str]
@@ -52,6 +53,10 @@ class Set:
     tables: tuple[str, ...]
     tolerance_mm: float
     budget: Budget
+    long: Budget
+
+    def on(self, device: str) -> Set:
+        return replace(self, budget=self.long) if device == "cuda" else self
 
     def write(self, out: Path, data: Path | None) -> None:
         """Both sets in nnUNet_raw, and the held-out cases in folders of their own."""
@@ -111,9 +116,11 @@ SETS = {
         {"all": "Dataset731_PhantomAtlas", "organs": "Dataset732_PhantomOrgans"},
         "Dataset733_PhantomTarget", 12, make_phantom, ("main", "tumours", "schedules"), 4.0,
         Budget((16, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
+        Budget((80, 250), (60, 50), (3.5, 3.5, 3.5), (3.0, 3.0, 3.0), 0.5),
     ),
     "openkbp": Set(
         {"all": "Dataset741_KbpSource"}, "Dataset742_KbpTarget", 16, make_openkbp, ("main",), 4.0,
         Budget((20, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
+        Budget((120, 250), (60, 50), (4.0, 4.0, 4.0), (3.5, 3.5, 3.5), 0.5),
     ),
 }  # fmt: skip

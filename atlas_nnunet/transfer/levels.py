@@ -128,9 +128,7 @@ def choose_levels(
     return fitting_levels(feature_spacings_mm(*source), feature_spacings_mm(*target), least)
 
 
-def advice(
-    source: tuple[Mapping[str, Any], str], target: tuple[Mapping[str, Any], str]
-) -> str:
+def advice(source: tuple[Mapping[str, Any], str], target: tuple[Mapping[str, Any], str]) -> str:
     """Which match fits, as the planner says it before there are weights, and what to type."""
     try:
         found = choose_levels("auto", source, target)
