@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import repeat
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1f2937;
@@ -19,29 +20,42 @@ img{max-width:100%}.bar{display:flex;height:1.2rem;width:28rem;max-width:60vw}
 """
 
 
-def page(title: str, lead: Sequence[str], sections: Iterable[tuple[str, str]]) -> str:
+def page(
+    title: str, lead: Sequence[str], sections: Iterable[tuple[str, str]], style: str = ""
+) -> str:
     """A whole HTML page.
 
     Args:
         title: Headline, plain text.
         lead: What the reader must know first, plain text, a paragraph each.
         sections: (heading as plain text, content as HTML).
+        style: CSS beside ours.
     """
     body = "".join(f"<h2>{escape(heading)}</h2>{content}" for heading, content in sections)
     first = "".join(f"<p class=lead>{escape(text)}</p>" for text in lead)
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width'>"
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style>"
         f"<h1>{escape(title)}</h1>{first}{body}</html>\n"
     )
 
 
-def html_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """Cells are plain text."""
+def html_table(
+    header: Sequence[str], body: Iterable[Sequence[str]], kinds: Iterable[str] | None = None
+) -> str:
+    """Cells are plain text.
+
+    Args:
+        header: Of the columns.
+        body: Rows.
+        kinds: CSS class of each row.
+    """
     head = "".join(f"<th>{escape(c)}</th>" for c in header)
+    opened = repeat("<tr>") if kinds is None else (f"<tr class={kind}>" for kind in kinds)
     lines = "".join(
-        "<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in body
+        tag + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>"
+        for tag, row in zip(opened, body, strict=False)
     )
     return f"<table><tr>{head}</tr>{lines}</table>"
 

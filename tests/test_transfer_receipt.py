@@ -13,7 +13,7 @@ from atlas_nnunet.errors import TransferError
 from atlas_nnunet.transfer.forward import as_table, forward_check, look, patch_size, real_patch
 from atlas_nnunet.transfer.heads import Heads
 from atlas_nnunet.transfer.intensities import affine, scheme, to_source
-from atlas_nnunet.transfer.page import page
+from atlas_nnunet.transfer.page import receipt_page
 from atlas_nnunet.transfer.receipt import receipt, refuse_below
 from atlas_nnunet.transfer.starting import start_target
 
@@ -227,13 +227,13 @@ def test_the_page_has_a_line_for_every_parameter_and_loads_nothing():
     source, _ = source_of(spec())
     own = spec(5, heads=("liver", "<lesion & co>"))
     content = written(own, source, plans(own))
-    html = page(content)
+    html = receipt_page(content)
     names = [n for n, _ in own.build_empty().named_parameters()]
-    assert all(f"<td>{name}<td>" in html for name in names)
+    assert all(f"<td>{name}</td>" in html for name in names)
     assert "&lt;lesion &amp; co&gt;" in html
     assert "<lesion" not in html
     assert not re.search(r"<script|http|src=", html)
-    assert html == page(json.loads(json.dumps(content))), "as read from disk"
+    assert html == receipt_page(json.loads(json.dumps(content))), "as read from disk"
 
 
 def test_heads_of_no_target_do_not_break_the_check():

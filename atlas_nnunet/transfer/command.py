@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _transfer(args: argparse.Namespace) -> int:
     from atlas_nnunet.transfer.checkpoints import read_checkpoint, read_key_table
-    from atlas_nnunet.transfer.page import page
+    from atlas_nnunet.transfer.page import receipt_page
     from atlas_nnunet.transfer.starting import write_checkpoint
 
     dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed"), root("nnUNet_raw")))
@@ -110,7 +110,7 @@ def _transfer(args: argparse.Namespace) -> int:
     write_checkpoint(target, network, plans, args.configuration, dataset_json, source.sha256)
     content = {**content, "key": key, "checkpoint_sha256": file_hash(target)}
     with whole_file(report.with_suffix(".html")) as partial:
-        partial.write_text(page(content))
+        partial.write_text(receipt_page(content))
     write_json(report, content)
     print(f"written: {target}\nwritten: {report}, and .html")
     return 0
