@@ -178,9 +178,9 @@ def test_monais_networks_are_monais(name):
 
 def test_swin_unetr_merges_as_the_published_weights_learnt_it():
     """MONAI's issue 8284 lists the neighbours that were read before 1.5."""
-    from atlas_nnunet.networks.swinunetr import PatchMergingBefore
+    from atlas_nnunet.networks.swinunetr import MergingBefore
 
-    merge = PatchMergingBefore(1)
+    merge = MergingBefore(1)
     merge.norm = merge.reduction = torch.nn.Identity()
     z, y, x = torch.meshgrid(*[torch.arange(4.0)] * 3, indexing="ij")
     merged = merge((z * 100 + y * 10 + x)[None, ..., None])

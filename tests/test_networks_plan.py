@@ -26,6 +26,7 @@ def space(tmp_path_factory):
     found = Workspace(tmp_path_factory.mktemp("suite"))
     for number, fingerprint in SETS.items():
         write_set(found, number, *fingerprint)
+    write_set(found, 705, [[1.0, 1.0, 1.0]] * 5, [[28, 30, 26]] * 5)
     write_set(found, 704, [[1.0, 0.5, 0.5]] * 5, [[1, 256, 256]] * 5)
     return found
 
@@ -124,6 +125,17 @@ def test_what_cannot_be_planned_is_told(space, capsys, number, words, said):
     told = capsys.readouterr().err
     for part in said:
         assert part in told
+
+
+def test_the_coarsest_feature_map_has_two_voxels(space, capsys):
+    """Of images of one step's size, norms at the bottom would have one voxel to work on."""
+    plans, _ = plan(space, 705, "--network", "swinunetr", "--explain")
+    assert plans["configurations"]["3d_fullres"]["patch_size"] == [32, 64, 32]
+    assert "and further, for the coarsest feature map must have two voxels" in (
+        capsys.readouterr().out
+    )
+    plans, _ = plan(space, 705, "--network", "unet")
+    assert plans["configurations"]["3d_fullres"]["patch_size"] == [32, 32, 32]
 
 
 def test_the_memory_that_is_asked_for_is_enough(space):

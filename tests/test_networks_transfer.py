@@ -64,6 +64,10 @@ def test_released_weights_load_whole(space, name, capsys):
     words = ("--preset", "unet", "-pl", "AtlasTransferPlanner")
     assert space.run("plan", 501, *words, "--from", path) == 0
     forecast = capsys.readouterr().out
+    folder = space.folder / "nnUNet_preprocessed/Dataset501_Set"
+    planned = json.loads((folder / "AtlasTransferPlans.json").read_text())
+    architecture = planned["configurations"]["3d_fullres"]["architecture"]
+    assert architecture["arch_kwargs"] == source.spec.arch_kwargs, "source and plan say it alike"
     assert space.run("transfer", 501, "--from", path) == 0
     told = capsys.readouterr().out
     report, weights = transferred(space, 501)

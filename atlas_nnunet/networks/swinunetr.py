@@ -20,23 +20,35 @@ from atlas_nnunet.errors import PlanError
 from atlas_nnunet.networks.output import OneOutput, Strides
 from atlas_nnunet.networks.suite import BEFORE, SINCE
 
-# Offsets (z, y, x) of what is merged, in the order of the features: MONAI 1.4, and SuPreM 76e1a64's
-# copy of it (backbone/swinunetr.py). Neither (1, 1, 0) nor (0, 1, 1) is read.
-OFFSETS_BEFORE = (
-    (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1),
-)  # fmt: skip
+# Offsets (z, y, x) of what is merged, in the order of the features. Before: MONAI 1.3, and SuPreM
+# 76e1a64's copy of it (backbone/swinunetr.py); neither (1, 1, 0) nor (0, 1, 1) is read. Since: as
+# MONAI 1.6.1. Written out, for a plan is to mean the same under every release.
+READ_FIRST = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+READ_LAST = {
+    BEFORE: ((1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)),
+    SINCE: ((1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)),
+}
 
 
-class PatchMergingBefore(PatchMerging):
+class MergingBefore(PatchMerging):
     """As MONAI merged until 1.5."""
+
+    offsets = READ_FIRST + READ_LAST[BEFORE]
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, z, y, x, features) -> half of each axis, twice the features; axes are even."""
-        read = [x[:, z::2, y::2, w::2] for z, y, w in OFFSETS_BEFORE]
+        read = [x[:, z::2, y::2, w::2] for z, y, w in self.offsets]
         return self.reduction(self.norm(torch.cat(read, -1)))
 
 
-MERGING: dict[str, Any] = {BEFORE: PatchMergingBefore, SINCE: "merging"}
+class MergingSince(MergingBefore):
+    """As MONAI merges since."""
+
+    offsets = READ_FIRST + READ_LAST[SINCE]
+
+
+# MONAI calls it to make a level's merging; it says str | Module.
+MERGING: dict[str, Any] = {BEFORE: MergingBefore, SINCE: MergingSince}
 
 
 class _NumbersOnCPU(TorchFunctionMode):
