@@ -2,12 +2,13 @@
 
     python benchmarks/transfer.py phantom -o FOLDER
     python benchmarks/transfer.py openkbp --data DIR -o FOLDER
+    python benchmarks/transfer.py tumours -o FOLDER
 
 Every arm of a number of cases and a seed has the same cases, split, held-out patients, number of
 iterations and batch size. Arms of one plan have the same patches as well, drawn alike. Each arm has
 the learning rate that suited its kind best on the phantom demo (docs/LOG.md), not tuned here.
-Killed, it goes on where it was. Leaves FOLDER/main, tumours and schedules, each with compare.json
-and compare.html of `atlas-nnunet compare`.
+Killed, it goes on where it was. Leaves a folder for each table, with compare.json and compare.html
+of `atlas-nnunet compare`.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ MAIN = ("scratch", "aligned", "encoder only", "inherit", "native", "scratch nati
 # Table -> arms (the first is the baseline), numbers of target cases.
 TABLES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "main": (MAIN, CASES),
-    "tumours": (("without tumours", "aligned"), CASES),
+    "parts": (("encoder only", "aligned"), CASES),  # runs of "main" once more
+    "tumours": (("without tumours", "aligned", "scratch"), (2, 8)),
     "schedules": (
         ("aligned", "nnunet", "decoder then all", "layer decay", "frozen encoder", "EMA", "L2-SP"),
         (ABLATION_CASES,),

@@ -1,4 +1,4 @@
-"""The data sets of the transfer benchmark: a phantom in large voxels, and OpenKBP's patients."""
+"""The data sets of the transfer benchmark: phantoms in large voxels, and OpenKBP's patients."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, whole_file
 from atlas_nnunet.cli import main as atlas
-from atlas_nnunet.demo.phantom import UPPER_ABDOMEN, WIDE
+from atlas_nnunet.demo.phantom import UPPER_ABDOMEN, WIDE, View
 from atlas_nnunet.demo.phantom_files import PhantomJob, write_phantom, write_target_description
 from atlas_nnunet.execution import Workers, map_cases
-from atlas_nnunet.structures import ABDOMENATLAS_ORGANS
 
 N_CANDIDATES = 8  # of which a run trains on 1, 2, 4 or all
 # In voxels that a CPU can train on by the hundred; the patients are the demo's.
 COARSE_SOURCE = replace(WIDE, in_plane_mm=(2.5, 4.0), slice_mm=(4.0, 5.0))
 COARSE_TARGET = replace(UPPER_ABDOMEN, in_plane_mm=(3.0, 4.0), slice_mm=(4.0, 5.0))
+# For tumours, smaller voxels, fewer organs, and tumours in most patients.
+TUMOURS = {"liver_tumor": 0.9, "kidney_tumor": 0.6}
+TUMOUR_SOURCE = replace(
+    UPPER_ABDOMEN, in_plane_mm=(2.0, 3.0), slice_mm=(3.0,), stream=2, lesion_probability=TUMOURS
+)
+TUMOUR_TARGET = replace(UPPER_ABDOMEN, in_plane_mm=(2.5, 3.5), slice_mm=(3.0, 4.0))
+FEW_ORGANS = ("liver", "spleen", "kidney_left", "kidney_right", "pancreas", "gall_bladder")
 
 
 @dataclass(frozen=True)
@@ -87,18 +93,37 @@ def convert(key: str, folder: Path, name: str, *words: object) -> None:
         raise RuntimeError(f"convert {name}")
 
 
-def make_phantom(chosen: Set, out: Path, data: Path | None) -> None:
-    source, target = out / "patients" / "atlas", out / "patients" / "target"
-    n_target = N_CANDIDATES + chosen.n_held_out
-    jobs = [PhantomJob(source, 0, i, "atlas", COARSE_SOURCE) for i in range(1, 25)]
-    jobs += [PhantomJob(target, 0, i, "Tr", COARSE_TARGET) for i in range(1, n_target + 1)]
+def patients(out: Path, n_source: int, n_target: int, views: tuple[View, View]) -> list[Path]:
+    """Folders of a source and a target, drawn."""
+    folders = [out / "patients" / name for name in ("atlas", "target")]
+    jobs = [
+        PhantomJob(folder, 0, i, part, view)
+        for folder, part, view, n in zip(
+            folders, ("atlas", "Tr"), views, (n_source, n_target), strict=True
+        )
+        for i in range(1, n + 1)
+    ]
     named = {f"{job.part}/{job.case}": job for job in jobs}
     _, failed = map_cases(write_phantom, named, workers=Workers(2), describe="phantom")
     if failed:
         raise RuntimeError(f"phantom: {failed}")
-    write_target_description(target, n_target, 0)
+    write_target_description(folders[1], n_target, 0)
+    return folders
+
+
+def make_tumours(chosen: Set, out: Path, data: Path | None) -> None:
+    """The same patients with and without their tumours, which are pseudo-labels."""
+    n_target = N_CANDIDATES + chosen.n_held_out
+    source, target = patients(out, 30, n_target, (TUMOUR_SOURCE, TUMOUR_TARGET))
+    convert("phantom", source, chosen.sources["all"], "--structures", *FEW_ORGANS, *TUMOURS)
+    convert("phantom", source, chosen.sources["organs"], "--structures", *FEW_ORGANS)
+    convert("phantom-target", target, chosen.target, "--structures", "liver", "liver_tumor")
+
+
+def make_phantom(chosen: Set, out: Path, data: Path | None) -> None:
+    n_target = N_CANDIDATES + chosen.n_held_out
+    source, target = patients(out, 24, n_target, (COARSE_SOURCE, COARSE_TARGET))
     convert("phantom", source, chosen.sources["all"])
-    convert("phantom", source, chosen.sources["organs"], "--structures", *ABDOMENATLAS_ORGANS)
     convert("phantom-target", target, chosen.target)
 
 
@@ -113,13 +138,20 @@ def make_openkbp(chosen: Set, out: Path, data: Path | None) -> None:
 
 SETS = {
     "phantom": Set(
-        {"all": "Dataset731_PhantomAtlas", "organs": "Dataset732_PhantomOrgans"},
-        "Dataset733_PhantomTarget", 12, make_phantom, ("main", "tumours", "schedules"), 4.0,
+        {"all": "Dataset731_PhantomAtlas"},
+        "Dataset733_PhantomTarget", 12, make_phantom, ("main", "parts", "schedules"), 4.0,
         Budget((16, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
         Budget((80, 250), (60, 50), (3.5, 3.5, 3.5), (3.0, 3.0, 3.0), 0.5),
     ),
+    "tumours": Set(
+        {"all": "Dataset751_TumourAtlas", "organs": "Dataset752_TumourOrgans"},
+        "Dataset753_TumourTarget", 12, make_tumours, ("tumours",), 3.0,
+        Budget((20, 80), (10, 30), (3.5, 3.5, 3.5), (3.5, 3.5, 3.5), 0.15),
+        Budget((80, 250), (60, 50), (2.5, 2.5, 2.5), (2.5, 2.5, 2.5), 0.5),
+    ),
     "openkbp": Set(
-        {"all": "Dataset741_KbpSource"}, "Dataset742_KbpTarget", 16, make_openkbp, ("main",), 4.0,
+        {"all": "Dataset741_KbpSource"},
+        "Dataset742_KbpTarget", 16, make_openkbp, ("main", "parts"), 4.0,
         Budget((20, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
         Budget((120, 250), (60, 50), (4.0, 4.0, 4.0), (3.5, 3.5, 3.5), 0.5),
     ),

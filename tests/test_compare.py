@@ -11,7 +11,7 @@ from atlas_nnunet.compare.curves import mean_curve, reaching
 from atlas_nnunet.compare.report import report
 from atlas_nnunet.compare.result import compare
 from atlas_nnunet.compare.runs import gather
-from atlas_nnunet.compare.show import text
+from atlas_nnunet.compare.show import overview, text
 
 NAMES = ("liver", "tumour")
 
@@ -284,3 +284,25 @@ def test_a_single_case_has_no_interval_and_no_nan_in_the_file(made, tmp_path):
     assert "NaN" not in written
     assert json.loads(written)["comparisons"][0]["dice"]["mean_of_a_case"]["low"] is None
     assert math.isclose(mean_of(json.loads(written))["difference"], 0.1)
+
+
+def test_several_comparisons_have_a_table_of_all(made):
+    known = {"cases": 4, "iterations": 200}
+    curves = {"a": [[100, 0.2], [200, 0.4]], "b": [[100, 0.5], [200, 0.6]], "c": [[100, 0.1]]}
+    runs = [(arm, rows, {**known, "curve": curves[arm]})
+            for arm, rows in (("a", A), ("b", B), ("c", A))]  # fmt: skip
+    assert overview(made(*runs[:2])) is None, "one comparison is its own overview"
+    result = made(*runs)
+    title, header, rows = overview(result)
+    assert title == "all arms against a, mean of a case"
+    first, second = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (first["arm"], first["training cases"], first["verdict"]) == ("b", "4", "helps")
+    assert (first["where a ends after"], second["where a ends after"]) == ("100", "never")
+    assert first["Dice of a"] == f"{mean_of(result)['mean_a']:.3f}"
+    assert second["difference [95 %]"] == "+0.000 [+0.000, +0.000]"
+    said = text(result)
+    assert said.startswith(title)
+    assert said.count("helps against a") == 1
+    page = report(result)
+    assert "All arms against a" in page
+    assert page.count("Verdict (") == 2

@@ -9,7 +9,9 @@ from typing import Any
 from atlas_nnunet.compare.show import (
     FIELDS,
     Content,
+    Table,
     level_table,
+    overview,
     reaching_words,
     sentence,
     tables,
@@ -29,14 +31,22 @@ def report(result: Content) -> str:
     """The page's HTML."""
     baseline = result["baseline"]
     title = f"{', '.join(result['arms'][1:])} against {baseline}"
-    lead = [sentence(one, baseline) for one in result["comparisons"]]
-    return page(title, lead, [*_levels(result), *_curves(result), *_comparisons(result),
-                              ("How to read this", html_list(UNITS))])  # fmt: skip
+    whole = overview(result)
+    lead = [] if whole else [sentence(one, baseline) for one in result["comparisons"]]
+    sections = [*_overview(whole), *_levels(result), *_curves(result), *_comparisons(result)]
+    return page(title, lead, [*sections, ("How to read this", html_list(UNITS))])
+
+
+def _overview(whole: Table | None) -> Iterator[tuple[str, str]]:
+    if whole:
+        yield whole[0].capitalize(), html_table(whole[1], whole[2])
 
 
 def _comparisons(result: Content) -> Iterator[tuple[str, str]]:
     for one in result["comparisons"]:
         of = ", ".join([one["arm"], *([one["setting"]] if one["setting"] else [])])
+        if len(result["comparisons"]) > 1:
+            yield f"Verdict ({of})", f"<p>{escape(sentence(one, result['baseline']))}</p>"
         for title, header, rows in tables(one, result["baseline"]):
             yield f"{title} ({of})", html_table(header, rows)
         if one["notes"]:

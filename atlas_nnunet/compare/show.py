@@ -25,6 +25,27 @@ def sentence(one: Content, baseline: str) -> str:
     return f"{one['arm']} {told['answer']} against {baseline}{at}: {told['reason']}."
 
 
+def overview(result: Content) -> Table | None:
+    """A line for each comparison, where there are several."""
+    found, baseline = result["comparisons"], result["baseline"]
+    if len(found) < 2:
+        return None
+    known = [name for name in FIELDS if any(one[name] is not None for one in found)]
+    header = ("arm", *(FIELDS[name] for name in known), f"Dice of {baseline}", "of the arm",
+              "difference [95 %]", "of NSD", f"where {baseline} ends after", "verdict")  # fmt: skip
+    rows = []
+    for one in found:
+        dice, nsd = (PairedDifference(**one[s]["mean_of_a_case"]) for s in ("dice", "nsd"))
+        reached = one["reaching"]
+        soon = "unknown" if reached is None else str(reached["arm_iterations"] or "never")
+        rows.append((
+            one["arm"], *("unknown" if one[name] is None else str(one[name]) for name in known),
+            f"{dice.mean_a:.3f}", f"{dice.mean_b:.3f}", dice.interval,
+            nsd.interval if nsd.n else "unknown", soon, one["verdict"]["answer"],
+        ))  # fmt: skip
+    return f"all arms against {baseline}, mean of a case", header, rows
+
+
 def tables(one: Content, baseline: str) -> list[Table]:
     """Scores and false positives of one comparison."""
     out: list[Table] = []
@@ -84,6 +105,9 @@ def text(result: Content) -> str:
     """Everything that is printed."""
     baseline = result["baseline"]
     lines: list[str] = []
+    whole = overview(result)
+    if whole:
+        lines += ["", whole[0], *text_table(whole[1], whole[2])]
     for one in result["comparisons"]:
         lines += ["", sentence(one, baseline)]
         for title, header, rows in tables(one, baseline):
