@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.pilot is None:
         return _transfer(args)
     check_device(args.device)
+    root("nnUNet_results")  # asked for now, not after the transfer
     if args.dry_run:
         raise TransferError("--dry-run writes nothing, a pilot does", do="leave one of them out")
     code = _transfer(args)
