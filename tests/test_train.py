@@ -1,14 +1,18 @@
 """`atlas-nnunet train`: when it trains, when it goes on, and when it leaves a run alone."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from support import Workspace
 
-from atlas_nnunet.settings import Training
+from atlas_nnunet.errors import PlanError
+from atlas_nnunet.settings import SECTION, Training
 from atlas_nnunet.train import command
 
 pytestmark = pytest.mark.host
+pytest.importorskip("nnunetv2")
+
 WORDS = ("train", 507, "3d_fullres", "all", "-p", "Plans", "-device", "cpu")
 
 
@@ -30,9 +34,9 @@ def run(tmp_path, monkeypatch):
         calls: list = []  # noqa: RUF012 - one class a test
         files: tuple = ("checkpoint_final.pth", "validation/summary.json")
 
-        def __call__(self, *more, **settings):
-            training = Training(**settings).as_json()
-            plans = {"configurations": {}, "atlas_nnunet": {"training": training}}
+        def __call__(self, *more, section=None, **settings):
+            training = {"training": Training(**settings).as_json()}
+            plans = {"configurations": {}, SECTION: training | (section or {})}
             (folder / "Plans.json").write_text(json.dumps(plans))
             return Workspace(tmp_path).run(*WORDS, *more)
 
@@ -95,6 +99,25 @@ def test_a_new_training_that_is_killed_at_once_is_not_the_old_one(run, capsys):
     run.files = ("checkpoint_final.pth", "validation/summary.json")
     assert run(epochs=4) == 0
     assert [call["resume"] for call in run.calls] == [False] * 3
+
+
+def test_a_transfers_plan_is_not_trained_from_random_weights_in_silence(run, capsys):
+    source = {"source": {"mode": "aligned"}}
+    assert run(section=source, schedule="head_then_all") == 2
+    assert "-tr AtlasTransferTrainer" in capsys.readouterr().err
+    assert not run.calls
+    assert run(section=source, schedule="scratch") == 0
+
+
+def test_a_pull_to_weights_that_nobody_loads_is_refused():
+    from atlas_nnunet.trainers.atlas_pretrain import AtlasPretrainTrainer
+
+    trainer = object.__new__(AtlasPretrainTrainer)
+    trainer.training, trainer.anchor = Training(l2_sp=0.1), None
+    trainer.plans_manager = SimpleNamespace(plans_name="Plans")
+    with pytest.raises(PlanError, match="l2_sp") as caught:
+        trainer.on_train_start()
+    assert "-tr AtlasTransferTrainer" in caught.value.do
 
 
 def test_a_training_that_another_command_began_is_left_alone(run, capsys):

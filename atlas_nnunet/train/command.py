@@ -21,7 +21,7 @@ from atlas_nnunet.hosttraining import (
     use_our_trainers,
 )
 from atlas_nnunet.progress import training_bar
-from atlas_nnunet.settings import of_plans
+from atlas_nnunet.settings import SECTION, of_plans
 
 RECORD = "atlas_train.json"
 OURS = ("AtlasPretrainTrainer", "AtlasTransferTrainer")
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     plans = read_json(
         dataset.plans(args.plans), f"atlas-nnunet plan {dataset.name} -p {args.plans}"
     )
+    _refuse_trainer(plans, args.trainer)
     folder = dataset.run(args.trainer, args.plans, args.configuration, args.fold)
     key = _made_of(dataset, plans, args)
     record = folder / RECORD
@@ -76,6 +77,19 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     print(f"written: {folder / CHECKPOINTS[0]}")
     return 0
+
+
+def _refuse_trainer(plans: Mapping[str, Any], trainer: str) -> None:
+    """The default trainer would train a transfer's schedule from random weights.
+
+    Raises:
+        PlanError: the plan is a transfer's, the trainer is not.
+    """
+    if trainer == OURS[0] and "source" in plans.get(SECTION, {}) and of_plans(plans).transfers:
+        raise PlanError(
+            f"the plan starts from transferred weights, and {trainer} loads none",
+            where="-tr", do=f"give -tr {OURS[1]}",
+        )  # fmt: skip
 
 
 def _refuse(folder: Path, args: argparse.Namespace, *, recorded: bool) -> None:
