@@ -131,6 +131,14 @@ def whole_file(path: Path, folder: Path | None = None) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes under another name: a hard link where the file system has them."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_json(path: Path, content: Any, *, sort_keys: bool = True) -> None:
     """Write JSON whole or not at all. `sort_keys=False` where order means something to nnU-Net."""
     with whole_file(path) as partial:

@@ -50,16 +50,17 @@ def check_device(device: str) -> None:
 
 def run_host_training(
     dataset: str, configuration: str, fold: str, trainer: str, plans: str, device: str,
-    *, resume: bool,
+    *, resume: bool, only_validate: bool = False,
 ) -> None:  # fmt: skip
-    """What `nnUNetv2_train` does after reading its command line (run_training.py, 2.8.1)."""
+    """What `nnUNetv2_train` does after reading its command line (run_training.py, 2.8.1): `--c` and
+    `--val`, which exclude one another."""
     import torch
     from nnunetv2.run.run_training import run_training
 
     torch.set_num_threads(1 if device == "cuda" else len(os.sched_getaffinity(0)))
     run_training(
         dataset, configuration, fold, trainer, plans,
-        continue_training=resume, device=torch.device(device),
+        continue_training=resume, only_run_validation=only_validate, device=torch.device(device),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from atlas_nnunet.artefacts import (
     content_hash,
+    link_or_copy,
     partial_path,
     root,
     sweep,
@@ -32,6 +33,24 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
         interrupted()
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_link_where_there_are_links_and_the_bytes_everywhere(tmp_path, monkeypatch, links):
+    def refused(*_):
+        raise PermissionError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", refused)
+    source, alias = tmp_path / "source", tmp_path / "alias"
+    source.write_bytes(b"whole")
+    alias.symlink_to(source.name)
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere/target"
+    link_or_copy(alias, target)
+    assert target.read_bytes() == b"whole"
+    assert not target.is_symlink()
+    assert target.samefile(source) is links
 
 
 def test_nnunets_folders_are_absolute(tmp_path, monkeypatch):

@@ -225,6 +225,15 @@ def test_a_curve_over_points_without_a_common_case_is_not_drawn(made):
     assert [row["n"] for row in result["by_cases"]] == [0] * 4
     assert "over the 0 that all points share" in text(result)
     assert "data:image" not in report(result)
+    assert "nan" not in text(result)
+
+
+def test_a_curve_over_one_case_has_no_interval(made):
+    one = dice_of(0.25)
+    result = made(("a", one, {"cases": 4}), ("b", one, {"cases": 4}),
+                  ("a", one, {"cases": 8}), ("b", one, {"cases": 8}))  # fmt: skip
+    assert text(result).splitlines()[-1].split() == ["b", "8", "1", "0.250"]
+    assert "nan" not in text(result)
 
 
 def test_a_false_alarm_does_not_bend_the_curve(made):

@@ -12,7 +12,7 @@ import torch
 from support import Workspace, run_all
 from test_networks import SMALL
 
-from atlas_nnunet.host import use_our_trainers
+from atlas_nnunet.hosttraining import use_our_trainers
 from atlas_nnunet.networks.parts import group_of
 from atlas_nnunet.networks.suite import NETWORKS
 
@@ -147,10 +147,11 @@ def test_our_trainer_supervises_one_output_and_finds_the_head(suite):
     assert not trainer.enable_deep_supervision
     assert trainer._get_deep_supervision_scales() is None
     assert not trainer.network.decoder.deep_supervision
-    head, rest = trainer.optimizer.param_groups
+    groups = {group["part"]: group["params"] for group in trainer.optimizer.param_groups}
+    assert len(groups) == len(trainer.optimizer.param_groups) == 3
     named = dict(trainer.network.named_parameters())
-    assert {id(p) for p in head["params"]} == {
-        id(p) for n, p in named.items() if group_of(n) == "head"
-    }
-    assert len(head["params"]) == 2
-    assert len(head["params"]) + len(rest["params"]) == len(named)
+    for part, parameters in groups.items():
+        own = {id(p) for n, p in named.items() if group_of(n) == part}
+        assert {id(p) for p in parameters} == own
+    assert len(groups["head"]) == 2
+    assert sum(map(len, groups.values())) == len(named)

@@ -239,6 +239,11 @@ def test_what_cannot_be_planned_is_refused_in_words(space, tmp_path, capsys):
         ((501, *from_plan), "takes no --from"),
         ((501, "-pl", HELD, *from_plan, "--for", 502), f"{HELD} takes no --for"),
         ((501, "-pl", "ExperimentPlanner", "--explain"), "takes no --explain"),
+        ((501, "-pl", "ExperimentPlanner", "--schedule", "scratch"), "takes no --schedule"),
+        ((501, "-pl", "ExperimentPlanner", "--seed", 0), "takes no --seed"),
+        ((501, "-pl", "ExperimentPlanner", "--preset", "unet"), "takes no --preset"),
+        ((501, "--l2-sp", 0.1), "AtlasPretrainPlanner takes no --l2-sp"),
+        ((501, "--schedule", "nonsense"), "'nonsense' is none of ['decoder_then_all', 'frozen_"),
     ):  # fmt: skip
         assert space.run("plan", *words) == 2, words
         told = capsys.readouterr().err

@@ -99,11 +99,25 @@ def test_what_is_frozen_does_not_move_and_thaws(name, still):
     )
 
 
-def test_groups_are_by_part_and_distance_in_an_order_that_names_decide():
-    named = [(n, torch.nn.Parameter(torch.ones(1))) for n in PLACES]
+def test_groups_are_by_part_and_distance_in_whatever_order_names_come_and_the_head_is_first():
+    places = {**PLACES, "decoder.v": ("decoder", 2), "encoder.v": ("encoder", 2)}
+    named = [(n, torch.nn.Parameter(torch.ones(1))) for n in places]
     for order in (named, named[::-1]):
-        found = parameter_groups(order, PLACES.__getitem__)
-        assert [(g["part"], g["distance"]) for g in found] == sorted(PLACES.values())
+        found = parameter_groups(order, places.__getitem__)
+        assert [(g["part"], g["distance"]) for g in found] == [
+            ("head", 0), ("decoder", 1), ("decoder", 2), ("encoder", 2), ("encoder", 3),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_the_rate_that_nnunet_logs_is_the_phases_highest(name):
+    named = [(n, torch.nn.Parameter(torch.ones(1))) for n in PLACES]
+    optimizer = torch.optim.SGD(parameter_groups(named, PLACES.__getitem__), 1.0)
+    scheduler = PhaseScheduler(optimizer, SCHEDULES[name].phases(20, 0.1))
+    for epoch in range(20):
+        scheduler.step(epoch)
+        logged = optimizer.param_groups[0]["lr"]  # nnUNetTrainer.py:1014, nnunetv2 2.8.1
+        assert logged == max(group["lr"] for group in optimizer.param_groups) > 0
 
 
 def test_a_plan_without_our_section_trains_as_nnunet_does():

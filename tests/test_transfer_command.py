@@ -90,6 +90,15 @@ def test_below_the_floor_nothing_is_written(transfer, capsys):
     assert not any(path.exists() for path in files.values())
 
 
+def test_a_transfer_that_was_done_under_a_lower_floor_is_refused_under_a_higher(transfer, capsys):
+    own = spec(residual=True, blocks=8)
+    assert transfer(own, "--floor", 0)[0] == 0
+    assert transfer(own)[0] == 2
+    assert "below the floor of 50%" in capsys.readouterr().err
+    assert transfer(own, "--floor", 0)[0] == 0
+    assert "done before" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("parts", [("encoder",), ("encoder", "decoder"), ("decoder", "head")])
 def test_parts_that_are_not_asked_for_stay_at_their_start(transfer, parts):
     status, files = transfer(spec(), "--parts", *parts, "--no-fold", "--floor", 1)

@@ -174,6 +174,11 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             super().save_checkpoint(str(partial))
 
     def on_train_start(self) -> None:
+        if self.training.l2_sp and self.anchor is None:
+            raise PlanError(
+                "the plan's l2_sp pulls to transferred weights, and this trainer loads none",
+                where=self.plans_manager.plans_name, do="train with -tr AtlasTransferTrainer",
+            )  # fmt: skip
         super().on_train_start()
         per_epoch = self.num_iterations_per_epoch
         if self.average is not None:

@@ -77,7 +77,7 @@ def level_table(result: Content, field: str) -> Table | None:
     known = [name for name in FIELDS if any(row[name] is not None for row in rows)]
     cells = [
         (row["arm"], *("unknown" if row[name] is None else str(row[name]) for name in known),
-         str(row["runs"]), f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+         str(row["runs"]), _with_interval(row))
         for row in rows
     ]  # fmt: skip
     return (
@@ -85,6 +85,14 @@ def level_table(result: Content, field: str) -> Table | None:
         ("arm", *(FIELDS[name] for name in known), "runs", "Dice [95 %]"),
         cells,
     )
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    """A single case has no interval."""
+    if not row["n"]:
+        return "-"
+    interval = f" [{row['low']:.3f}, {row['high']:.3f}]" if row["n"] > 1 else ""
+    return f"{row['mean']:.3f}{interval}"
 
 
 def reaching_words(one: Content, baseline: str) -> str | None:

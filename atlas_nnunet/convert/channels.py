@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from atlas_nnunet.artefacts import link_or_copy
 from atlas_nnunet.convert.templates import is_litter
 from atlas_nnunet.convert.tree import SourceFile
 from atlas_nnunet.errors import GeometryError, SourceError
@@ -45,7 +45,7 @@ class Channel:
         if self.array is not None:
             path.write_bytes(nifti_bytes(self.array, self.grid.affine))
         elif self.source is not None and self.source.is_gzip:
-            _link_or_copy(self.source, path)
+            _as_it_is(self.source, path)
         elif self.source is not None:  # a plain NIfTI, whatever its name says
             with (
                 self.source.open() as plain,
@@ -55,12 +55,9 @@ class Channel:
                 shutil.copyfileobj(plain, packed)
 
 
-def _link_or_copy(source: SourceFile, path: Path) -> None:
+def _as_it_is(source: SourceFile, path: Path) -> None:
     if source.member is None:
-        try:
-            os.link(source.path.resolve(), path)
-        except OSError:
-            shutil.copyfile(source.path, path)
+        link_or_copy(source.path, path)
         return
     with source.open() as stream, path.open("wb") as out:
         shutil.copyfileobj(stream, out)

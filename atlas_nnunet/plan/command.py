@@ -16,6 +16,7 @@ from atlas_nnunet.networks.suite import NETWORKS
 from atlas_nnunet.plan.modes import DEFAULT, MODES
 from atlas_nnunet.plan.presets import PRESETS
 from atlas_nnunet.schedule import table
+from atlas_nnunet.settings import Training
 
 # Options that become settings of the plan's training section (settings.py): type, explanation.
 SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
@@ -31,6 +32,16 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "l2_sp": (float, "pull to the transferred weights, 0.01 for one"),
     "save_every": (int, "epochs between two checkpoints; default 50"),
 }
+PRESET = "resenc_m"
+PRETRAIN, TRANSFER = "AtlasPretrainPlanner", "AtlasTransferPlanner"
+# Argument -> planners that heed it; what is not here, nnunetv2's heed too.
+HEEDED_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((*SETTINGS, "preset", "network", "explain", "no_final_validation"),
+                    (PRETRAIN, TRANSFER)),
+    **dict.fromkeys(("source", "key_table", "mode", "l2_sp"), (TRANSFER,)),
+    "targets": (PRETRAIN,),
+}  # fmt: skip
+SPELT = {"source": "--from", "targets": "--for"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +53,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="plans", help="name of the plans file; default: the planner's")
     _source_arguments(parser)
     parser.add_argument(
-        "--preset", choices=sorted(PRESETS), default="resenc_m",
-        help="; ".join(f"{name}: {p.purpose}" for name, p in PRESETS.items()),
+        "--preset", choices=sorted(PRESETS),
+        help=f"default: {PRESET}. "
+        + "; ".join(f"{name}: {p.purpose}" for name, p in PRESETS.items()),
     )  # fmt: skip
     parser.add_argument(
         "--network", choices=sorted(NETWORKS),
@@ -114,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     kind = find_planner(args.planner)
     ours = kind.__module__.startswith("atlas_nnunet.")
-    _refuse_misplaced(args, kind)
+    _refuse_misplaced(args)
     planner = kind(name, **(_our_options(args, kind) if ours else _host_options(args)))
     if args.fingerprint:  # in place of what the host has read from its own folder
         planner.dataset_fingerprint = _read_fingerprint(args.fingerprint, planner.dataset_json)
@@ -151,23 +163,18 @@ def _read_fingerprint(path: Path, dataset_json: dict[str, Any]) -> dict[str, Any
     return found
 
 
-def _refuse_misplaced(args: argparse.Namespace, kind: Any) -> None:
+def _refuse_misplaced(args: argparse.Namespace) -> None:
     """Options that the chosen planner would not heed.
 
     Raises:
         PlanError: one was given.
     """
-    transfers = hasattr(kind, "read_source")
-    misplaced = {
-        "--from": (args.source and not transfers, "AtlasTransferPlanner"),
-        "--mode": (args.mode and not transfers, "AtlasTransferPlanner"),
-        "--for": (args.targets and args.planner != "AtlasPretrainPlanner", "AtlasPretrainPlanner"),
-        "--network": (args.network and not hasattr(kind, "reasons"), "AtlasPretrainPlanner"),
-        "--explain": (args.explain and not hasattr(kind, "reasons"), "AtlasPretrainPlanner"),
-    }
-    for option, (given, planner) in misplaced.items():
-        if given:
-            raise PlanError(f"{args.planner} takes no {option}", do=f"give -pl {planner}")
+    for name, planners in HEEDED_BY.items():
+        value = getattr(args, name)
+        if value is not None and value is not False and args.planner not in planners:
+            option = SPELT.get(name, "--" + name.replace("_", "-"))
+            raise PlanError(f"{args.planner} takes no {option}",
+                            do=f"leave it out, or give -pl {' or '.join(planners)}")  # fmt: skip
 
 
 def _choose(planner: Any, targets: list[str]) -> str:
@@ -180,8 +187,10 @@ def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
     settings = {setting: getattr(args, setting) for setting in SETTINGS}
     if args.no_final_validation:
         settings["final_validation"] = False
+    # A wrong setting is told before the search for a patch, not after it.
+    Training.of_schedule(args.schedule or kind.default_schedule, settings)
     options: dict[str, Any] = {
-        "preset": args.preset,
+        "preset": args.preset or PRESET,
         "training": settings,
         "memory_target_gb": args.memory_gb,
         "plans_name": args.plans,

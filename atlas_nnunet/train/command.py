@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
 from atlas_nnunet.errors import PlanError
@@ -18,9 +21,11 @@ from atlas_nnunet.hosttraining import (
     use_our_trainers,
 )
 from atlas_nnunet.progress import training_bar
+from atlas_nnunet.settings import SECTION, of_plans
 
 RECORD = "atlas_train.json"
 OURS = ("AtlasPretrainTrainer", "AtlasTransferTrainer")
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,20 +48,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed")))
     check_device(args.device)
+    plans = read_json(
+        dataset.plans(args.plans), f"atlas-nnunet plan {dataset.name} -p {args.plans}"
+    )
+    _refuse_trainer(plans, args.trainer)
     folder = dataset.run(args.trainer, args.plans, args.configuration, args.fold)
-    key = _made_of(dataset, args)
+    key = _made_of(dataset, plans, args)
     record = folder / RECORD
     known = json.loads(record.read_text())["key"] if record.is_file() else None
-    started = any((folder / f"checkpoint_{n}.pth").is_file() for n in ("final", "latest", "best"))
-    if known not in (None, key) and started and not args.overwrite:
-        raise PlanError(
-            "this run was trained with another plan, other data or other starting weights",
-            where=str(folder),
-            do="give --overwrite to train anew, or plan under another name with -p",
-        )
-    if known == key and (folder / "checkpoint_final.pth").is_file():
-        print(f"done before: {folder / 'checkpoint_final.pth'}")
+    started = any((folder / name).is_file() for name in CHECKPOINTS)
+    if known != key and started and not args.overwrite:
+        _refuse(folder, args, recorded=known is not None)
+    resume = known == key and started
+    trained = resume and (folder / CHECKPOINTS[0]).is_file()
+    if trained and _is_validated(folder, plans, args.trainer):
+        print(f"done before: {folder / CHECKPOINTS[0]}")
         return 0
+    if not resume:
+        _clear(folder)
     write_json(record, {"key": key})
     use_our_trainers()
     # Other trainers tell us nothing to draw a bar from: theirs are the host's own lines.
@@ -64,16 +73,61 @@ def run(args: argparse.Namespace) -> int:
     with shown:
         run_host_training(
             dataset.name, args.configuration, args.fold, args.trainer, args.plans, args.device,
-            resume=known == key and started,
+            resume=resume and not trained, only_validate=trained,
         )  # fmt: skip
-    print(f"written: {folder / 'checkpoint_final.pth'}")
+    print(f"written: {folder / CHECKPOINTS[0]}")
     return 0
 
 
-def _made_of(dataset: Dataset, args: argparse.Namespace) -> str:
+def _refuse_trainer(plans: Mapping[str, Any], trainer: str) -> None:
+    """The default trainer would train a transfer's schedule from random weights.
+
+    Raises:
+        PlanError: the plan is a transfer's, the trainer is not.
+    """
+    if trainer == OURS[0] and "source" in plans.get(SECTION, {}) and of_plans(plans).transfers:
+        raise PlanError(
+            f"the plan starts from transferred weights, and {trainer} loads none",
+            where="-tr", do=f"give -tr {OURS[1]}",
+        )  # fmt: skip
+
+
+def _refuse(folder: Path, args: argparse.Namespace, *, recorded: bool) -> None:
+    """A training of something else lies there.
+
+    Raises:
+        PlanError: always.
+    """
+    anew = "give --overwrite to train anew, or plan under another name with -p"
+    if recorded:
+        raise PlanError(
+            "this run was trained with another plan, other data or other starting weights",
+            where=str(folder), do=anew,
+        )  # fmt: skip
+    words = f"{args.dataset} {args.configuration} {args.fold} -tr {args.trainer} -p {args.plans}"
+    raise PlanError(
+        "this run was begun by another command, and what it was made of is not known",
+        where=str(folder), do=f"go on with it by nnUNetv2_train {words} --c; or {anew}",
+    )  # fmt: skip
+
+
+def _is_validated(folder: Path, plans: Mapping[str, Any], trainer: str) -> bool:
+    """Whether nnU-Net's final validation is over, which writes its summary last, or not wanted."""
+    if trainer in OURS and not of_plans(plans).final_validation:
+        return True
+    return (folder / "validation" / "summary.json").is_file()
+
+
+def _clear(folder: Path) -> None:
+    """What an earlier training left, before the record names the new one: killed in its first
+    epochs, it would else be taken for the old one's end, and the old predictions for its own."""
+    for name in CHECKPOINTS:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "validation", ignore_errors=True)
+
+
+def _made_of(dataset: Dataset, plans: Mapping[str, Any], args: argparse.Namespace) -> str:
     """Hash of plan, labels, label status, split, starting weights and preprocessed cases."""
-    plans_file = dataset.plans(args.plans)
-    plans = read_json(plans_file, f"atlas-nnunet plan {dataset.name} -p {args.plans}")
     configuration = plans["configurations"].get(args.configuration, {})
     cases = dataset.preprocessed / "atlas_nnunet" / configuration.get("data_identifier", "")
     records = {p.name: file_hash(p) for p in sorted(cases.glob("*.json"))}

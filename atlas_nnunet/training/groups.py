@@ -24,14 +24,15 @@ def parameter_groups(
         place: Name -> (part, distance from the network's output in layers).
 
     Returns:
-        In an order that the names decide; each with "part" and "distance".
+        By distance, the head first: it trains in every phase, and nnU-Net logs and draws the first
+        group's rate. Each has "part" and "distance".
     """
     groups: dict[tuple[str, int], list[nn.Parameter]] = {}
     for name, parameter in named:
         groups.setdefault(place(name), []).append(parameter)
     return [
         {"part": part, "distance": distance, "params": groups[part, distance]}
-        for part, distance in sorted(groups)
+        for part, distance in sorted(groups, key=lambda place: place[::-1])
     ]
 
 

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.pilot is None:
         return _transfer(args)
     check_device(args.device)
+    root("nnUNet_results")  # asked for now, not after the transfer
     if args.dry_run:
         raise TransferError("--dry-run writes nothing, a pilot does", do="leave one of them out")
     code = _transfer(args)
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
 def _transfer(args: argparse.Namespace) -> int:
     from atlas_nnunet.transfer.checkpoints import read_checkpoint, read_key_table
     from atlas_nnunet.transfer.page import receipt_page
+    from atlas_nnunet.transfer.receipt import refuse_below
+    from atlas_nnunet.transfer.rules import Decision
     from atlas_nnunet.transfer.starting import write_checkpoint
 
     dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed"), root("nnUNet_raw")))
@@ -102,6 +105,8 @@ def _transfer(args: argparse.Namespace) -> int:
     if target.is_file() and report.is_file():
         known = json.loads(report.read_text())
         if known["key"] == key and known["checkpoint_sha256"] == file_hash(target):
+            made = [Decision(**row) for row in known["rows"]]
+            refuse_below(args.floor, made, str(args.source), args.parts)  # another floor, perhaps
             print(f"done before: {target}")
             return 0
     network, content = _start(args, source, dataset, plans, dataset_json)

@@ -1,24 +1,25 @@
 """Does this transfer help, before weeks are spent on it? Both arms, briefly, on the plan's folds.
 
 The arms are plans beside the target's, under names of their own, with the same network, patches,
-batches, split and length; what differs is the start and the schedule. They are trained, scored and
-compared by the commands that do it for a user, so each resumes by itself.
+batches, split, length and averaging; what differs is the start and the schedule. They are trained,
+scored and compared by the commands that do it for a user, so each resumes by itself.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from atlas_nnunet.artefacts import Dataset, whole_file, write_json
+from atlas_nnunet.artefacts import Dataset, link_or_copy, whole_file, write_json
 from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import read_json
 from atlas_nnunet.hosttraining import split_of
 from atlas_nnunet.kernels.bootstrap import MIN_CASES
+from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.settings import SECTION, Training, of_plans
 
 ARMS = ("scratch", "transfer")  # the baseline first
@@ -79,7 +80,8 @@ def brief(own: Training, twin: Training | None, epochs: int) -> dict[str, Traini
     length: dict[str, Any] = {
         "epochs": epochs, "phases": (), "final_validation": True, "save_every": max(1, epochs // 4),
     }  # fmt: skip
-    same = {k: getattr(own, k) for k in ("iterations", "val_iterations", "seed", "mirror_axes")}
+    alike = ("iterations", "val_iterations", "seed", "mirror_axes", "ema_decay")
+    same = {name: getattr(own, name) for name in alike}
     theirs = ("optimizer", "learning_rate", "weight_decay")
     rates = {name: getattr(twin, name) for name in theirs} if twin else {}
     scratch = Training.of_schedule("scratch", {**same, **rates, **length})
@@ -100,7 +102,9 @@ def run_pilot(pilot: Pilot, call: Call) -> int:
     plans = read_json(pilot.dataset.plans(pilot.plans), hint)
     _refuse_other_endings(pilot)
     _tell_few(pilot, plans)
-    trainings = brief(of_plans(plans), _twin(pilot), pilot.epochs)
+    own = of_plans(plans)
+    _tell_edited(own)
+    trainings = brief(own, _twin(pilot), pilot.epochs)
     for arm in ARMS:
         _write_arm(pilot, arm, plans, trainings[arm])
         for fold in pilot.folds:
@@ -129,7 +133,7 @@ def _twin(pilot: Pilot) -> Training | None:
 
 
 def _write_arm(pilot: Pilot, arm: str, plans: Mapping[str, Any], training: Training) -> None:
-    """The arm's plan, and for the transfer its starting weights: the same file, linked."""
+    """The arm's plan, and for the transfer its starting weights: the same file."""
     section = {**plans.get(SECTION, {}), "training": training.as_json()}
     name = pilot.arm_plans(arm)
     content = {**plans, "plans_name": name, SECTION: section}
@@ -138,16 +142,19 @@ def _write_arm(pilot: Pilot, arm: str, plans: Mapping[str, Any], training: Train
         return
     for path in (pilot.dataset.transferred, pilot.dataset.transfer_report):
         with whole_file(path(name, pilot.configuration)) as partial:
-            os.link(path(pilot.plans, pilot.configuration), partial)
+            link_or_copy(path(pilot.plans, pilot.configuration), partial)
 
 
 def _score(pilot: Pilot, arm: str, fold: str, call: Call) -> None:
-    """nnU-Net's final validation has predicted the fold's cases; their references are linked."""
+    """nnU-Net's final validation has predicted the fold's cases; their references, and no others,
+    are laid together."""
     folder = pilot.fold_folder(arm, fold) / "validation"
     references = pilot.folder / f"references_{fold}"
+    shutil.rmtree(references, ignore_errors=True)  # of another split
+    references.mkdir(parents=True)
     for prediction in folder.glob("*" + ENDING):
-        with whole_file(references / prediction.name) as partial:
-            os.link(pilot.dataset.preprocessed / "gt_segmentations" / prediction.name, partial)
+        truth = pilot.dataset.preprocessed / "gt_segmentations" / prediction.name
+        link_or_copy(truth, references / prediction.name)
     conversion = pilot.dataset.conversion_for_training
     known = ("--conversion", conversion) if conversion.is_file() else ()
     meaning = ("--dataset-json", pilot.dataset.preprocessed / "dataset.json")
@@ -170,6 +177,15 @@ def _refuse_other_endings(pilot: Pilot) -> None:
             f"the pilot scores {ENDING} files, this data set has {content['file_ending']}",
             where=pilot.dataset.name, do="train and compare both arms by hand: README",
         )  # fmt: skip
+
+
+def _tell_edited(own: Training) -> None:
+    """Phases that somebody wrote into the plan have no other length than theirs."""
+    if own.phases != SCHEDULES[own.schedule].phases(own.epochs, own.learning_rate):
+        print(
+            "note: the plan's phases are not those of its schedule; the pilot tries the "
+            f"schedule's own, {own.schedule}, for its fewer epochs"
+        )
 
 
 def _tell_few(pilot: Pilot, plans: Mapping[str, Any]) -> None:
