@@ -134,14 +134,10 @@ def of_plans(plans: Mapping[str, Any]) -> Training:
         )
     if "mirror_axes" in section:
         section["mirror_axes"] = tuple(section["mirror_axes"])
-    if "phases" in section:
-        section["phases"] = tuple(_phase(phase) for phase in section["phases"])
-    return Training(**section)
-
-
-def _phase(content: Mapping[str, Any]) -> Phase:
     try:
-        return Phase(**{**content, "trains": tuple(content["trains"])})
-    except (TypeError, KeyError) as error:
-        _refuse([f"phases: {error}"])
+        phases = section.get("phases", ())
+        section["phases"] = tuple(Phase(**{**p, "trains": tuple(p["trains"])}) for p in phases)
+        return Training(**section)
+    except (TypeError, KeyError) as error:  # a name or a type that no setting has
+        _refuse([f"it cannot be read: {error}"])
         raise

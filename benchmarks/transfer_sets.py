@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from atlas_nnunet.artefacts import Dataset, whole_file
+from atlas_nnunet.artefacts import Dataset, link_or_copy, whole_file
 from atlas_nnunet.cli import main as atlas
 from atlas_nnunet.demo.phantom import UPPER_ABDOMEN, WIDE, View
 from atlas_nnunet.demo.phantom_files import PhantomJob, write_phantom, write_target_description
@@ -73,7 +72,7 @@ class Set:
                 link = out / "held_out" / folder / name
                 if not link.exists():
                     with whole_file(link) as partial:
-                        os.link(raw / f"{folder}Tr" / name, partial)
+                        link_or_copy(raw / f"{folder}Tr" / name, partial)
 
     def scored(self, out: Path) -> tuple[Path, Path]:
         return out / "held_out" / "images", out / "held_out" / "labels"

@@ -168,7 +168,8 @@ def test_a_wrong_setting_is_named(section):
     ("change", "said"),
     [({"epochs": 3}, "3 epochs together"), ({"trains": ["body"]}, "phase 0: trains"),
      ({"decay": "step"}, "phase 0: decay"), ({"layer_decay": 0}, "phase 0: layer_decay"),
-     ({"warm_up": 10}, "phase 0: warm_up"), ({"rate": 1}, "phases: .*rate")],
+     ({"warm_up": 10}, "phase 0: warm_up"), ({"rate": 1}, "cannot be read: .*rate"),
+     ({"learning_rate": "0.1"}, "cannot be read")],
 )  # fmt: skip
 def test_a_wrong_phase_is_named(change, said):
     phase = {"epochs": 10, "trains": ["head"], "learning_rate": 0.1, **change}

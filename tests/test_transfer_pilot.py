@@ -164,8 +164,9 @@ def test_both_arms_are_trained_scored_and_compared_and_it_resumes(space, capsys)
     assert "validates 2 cases, and fewer than 6 decide nothing" in said
     assert "pilot: transfer and scratch cannot be told apart yet" in said
     folder = space.folder / "nnUNet_preprocessed" / NAME
-    arms = {arm: json.loads((folder / f"AtlasTransferPlansPilot{arm}.json").read_text())
-            for arm in ("Scratch", "Transfer")}  # fmt: skip
+    names = {arm: f"AtlasTransferPlansPilot{arm}_{CONFIGURATION}.json"
+             for arm in ("Scratch", "Transfer")}  # fmt: skip
+    arms = {arm: json.loads((folder / name).read_text()) for arm, name in names.items()}
     assert [p["atlas_nnunet"]["training"]["schedule"] for p in arms.values()] == [
         "scratch", "head_then_all",
     ]  # fmt: skip

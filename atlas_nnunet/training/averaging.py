@@ -74,7 +74,8 @@ class Anchor:
         self.pairs = [(p, start[name].to(p.device, p.dtype)) for name, p in parameters.items()]
 
     def add_gradients(self) -> None:
-        """Call before the optimizer's step, after clipping, as weight decay comes after it."""
+        """Call before the optimizer's step, after clipping. SGD's weight decay is added at the same
+        place; AdamW scales this pull as it scales gradients, and its decay not."""
         with torch.no_grad():
             for parameter, start in self.pairs:
                 if parameter.grad is not None:

@@ -55,7 +55,7 @@ class Pilot:
         return self.dataset.preprocessed / "atlas_nnunet" / name
 
     def arm_plans(self, arm: str) -> str:
-        return f"{self.plans}Pilot{arm.title()}"
+        return f"{self.plans}Pilot{arm.title()}_{self.configuration}"
 
     def fold_folder(self, arm: str, fold: str) -> Path:
         return self.dataset.run(TRAINER, self.arm_plans(arm), self.configuration, fold)
@@ -104,7 +104,10 @@ def run_pilot(pilot: Pilot, call: Call) -> int:
     _tell_few(pilot, plans)
     own = of_plans(plans)
     _tell_edited(own)
-    trainings = brief(own, _twin(pilot), pilot.epochs)
+    twin = _twin(pilot)
+    trainings = brief(own, twin, pilot.epochs)
+    rate = f"{trainings['scratch'].optimizer} at {trainings['scratch'].learning_rate:g}"
+    print(f"scratch trains with {rate}, {'as its own plan says' if twin else 'as nnU-Net does'}")
     for arm in ARMS:
         _write_arm(pilot, arm, plans, trainings[arm])
         for fold in pilot.folds:
