@@ -12,27 +12,14 @@ from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import network_spec, resolve_configuration
 from atlas_nnunet.plan.method import Method
 from atlas_nnunet.plan.modes import DEFAULT, MODES
-from atlas_nnunet.plan.presets import PRESETS
+from atlas_nnunet.planners.held import NETWORK, as_source, network_numbers
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
-from atlas_nnunet.planners.sources import BLOCK_KEYS, PlannedSource
+from atlas_nnunet.planners.sources import PlannedSource
 from atlas_nnunet.planners.suite import Chosen
 from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.levels import advice
 from atlas_nnunet.transfer.shares import forecast
-
-# What of a planner decides about the network, beside spacing and memory.
-NETWORK = (
-    "residual", "UNet_class", "UNet_base_num_features", "UNet_max_features_2d",
-    "UNet_max_features_3d", "UNet_blocks_per_stage_encoder", "UNet_blocks_per_stage_decoder",
-    "UNet_reference_val_corresp_GB", "UNet_reference_val_3d", "UNet_reference_val_2d",
-)  # fmt: skip
-PRESET_OF = {True: "resenc_m", False: "unet"}  # whether residual -> whose counts hold for the class
-
-
-def extended(values: tuple, length: int) -> tuple:
-    """Per-stage values for another depth: the same from the top, the deepest one repeated."""
-    return (*values, *(values[-1],) * length)[:length]
 
 
 class AtlasTransferPlanner(AtlasPretrainPlanner):
@@ -81,7 +68,8 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
                 where=self.dataset_name,
                 do="give --mode native, or a PlainConvUNet or ResidualEncoderUNet checkpoint",
             )
-        held = self._held() if self.mode.network and self.suite is None else self.native
+        is_held = self.mode.network and self.suite is None
+        held = network_numbers(source, self.preset) if is_held else self.native
         self.networks = {False: self.native, True: held}
         if self.mode.geometry:
             self._refuse_what_cannot_inherit()
@@ -107,29 +95,6 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
                 "nnU-Net's U-Net", where=self.dataset_name, do="give --mode aligned",
             )  # fmt: skip
         return own
-
-    def _held(self) -> dict[str, Any]:
-        """NETWORK as the source has it."""
-        kwargs, widths = self.source.spec.arch_kwargs, self.source.spec.widths
-        self.hold_to(self.source.blocks_key == BLOCK_KEYS[True])
-        # What fills a GB differs between the classes: a preset for the other one does not tell it.
-        fits = self.residual == self.preset.residual
-        count = self.preset if fits else PRESETS[PRESET_OF[self.residual]]
-        return {
-            "UNet_reference_val_corresp_GB": count.reference_gb,
-            "UNet_reference_val_3d": count.reference_3d,
-            "UNet_reference_val_2d": count.reference_2d,
-            "residual": self.residual,
-            "UNet_class": self.UNet_class,
-            "UNet_base_num_features": widths[0],
-            "UNet_max_features_2d": max(widths),
-            "UNet_max_features_3d": max(widths),
-            "UNet_blocks_per_stage_encoder": extended(tuple(kwargs[self.source.blocks_key]), 14),
-            # The decoder's list runs from the deepest stage up; all of a kind in practice.
-            "UNet_blocks_per_stage_decoder": extended(
-                tuple(kwargs["n_conv_per_stage_decoder"]), 13
-            ),
-        }
 
     def _refuse_what_cannot_inherit(self) -> None:
         if self.overwrite_target_spacing is not None:
@@ -181,16 +146,6 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         forward = self.source.transpose_forward
         return forward, [forward.index(axis) for axis in range(3)]
 
-    def as_source(self, arch_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The architecture with the source's widths and remaining options (bias, norm, nonlin)."""
-        own = {
-            "n_stages", "kernel_sizes", "strides", "features_per_stage", self.source.blocks_key,
-            "n_conv_per_stage_decoder", "conv_op", "norm_op",
-        }  # fmt: skip
-        widths = list(extended(self.source.spec.widths, arch_kwargs["n_stages"]))
-        same = {k: v for k, v in self.source.spec.arch_kwargs.items() if k not in own}
-        return {**arch_kwargs, **same, "features_per_stage": widths}
-
     def static_estimate_VRAM_usage(  # noqa: N802 - the host's name
         self,
         patch_size: tuple[int, ...],
@@ -204,7 +159,7 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         if self.holds(len(patch_size)) and self.suite is None:
             if self.mode.geometry:
                 return 1.0  # the patch is the source's: there is nothing to search for
-            arch_kwargs = self.as_source(arch_kwargs)
+            arch_kwargs = as_source(self.source, arch_kwargs)
         return super().static_estimate_VRAM_usage(
             patch_size, n_inputs, n_outputs, class_name, arch_kwargs, requires_import
         )
@@ -222,7 +177,7 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         )
         if held and self.suite is None:
             architecture = plan["architecture"]
-            architecture["arch_kwargs"] = self.as_source(architecture["arch_kwargs"])
+            architecture["arch_kwargs"] = as_source(self.source, architecture["arch_kwargs"])
         return plan
 
     def _inherited(
