@@ -6,7 +6,7 @@
 
 Every arm of a number of cases and a seed has the same cases, split, held-out patients, number of
 iterations and batch size. Arms of one plan have the same patches as well, drawn alike. Each arm has
-the learning rate that suited its kind best on the phantom demo (docs/LOG.md), not tuned here.
+the best of the learning rates that were tried for it (table "rates": 4 cases, a seed of its own).
 Killed, it goes on where it was. Leaves a folder for each table, with compare.json and compare.html
 of `atlas-nnunet compare`.
 """
@@ -19,13 +19,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transfer_arms import ARMS, CASES, MEASURED, MOST_SEEDS, PLANS, TABLES, Run, runs_of
 from transfer_sets import SETS, Set, held_out
 
 from atlas_nnunet.artefacts import ROOTS, Dataset, write_json
@@ -35,92 +35,7 @@ from atlas_nnunet.settings import SECTION, Training
 
 CONFIGURATION = "3d_fullres"
 TRAINER = "AtlasTransferTrainer"
-CASES = (1, 2, 4, 8)
-ABLATION_CASES = 4
-MOST_SEEDS = 10  # the splits stand in one file, which decides what is done before
-SCRATCH_RATE, TRANSFER_RATE, PRETRAIN_RATE = 1e-2, 3e-3, 3e-3  # AdamW; docs/LOG.md
-# Plans that arms share, so that what is preprocessed is too: options of `plan`.
-PLANS: dict[str, tuple[str, ...]] = {
-    "aligned": ("--preset", "cpu"),
-    "inherit": ("--preset", "cpu", "--mode", "inherit"),
-    "native": ("--preset", "unet", "--mode", "native"),  # twice the source's widths
-}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to come to a model.
-
-    Attributes:
-        plans: A name in PLANS.
-        parts: What comes from the source.
-        source: "all" or "organs", the structures of the pre-training; None: nothing is loaded.
-        settings: Of the training, beside its length, rate and seed.
-    """
-
-    plans: str = "aligned"
-    parts: tuple[str, ...] = ("encoder", "decoder", "head")
-    source: str | None = "all"
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def training(self, length: tuple[int, int], seed: int) -> Training:
-        schedule, rate = "head_then_all", TRANSFER_RATE
-        if self.source is None:
-            schedule, rate = "scratch", SCRATCH_RATE
-        common = {"epochs": length[0], "iterations": length[1], "val_iterations": 6, "seed": seed,
-                  "final_validation": False, "optimizer": "adamw", "learning_rate": rate,
-                  "save_every": length[0]}  # fmt: skip
-        own = {**common, **self.settings}
-        return Training.of_schedule(own.pop("schedule", schedule), own)
-
-
-ARMS = {
-    "scratch": Arm(source=None),
-    "aligned": Arm(),
-    "encoder only": Arm(parts=("encoder",)),
-    "inherit": Arm("inherit"),
-    "native": Arm("native"),
-    "scratch native": Arm("native", source=None),
-    "without tumours": Arm(source="organs"),
-    "nnunet": Arm(settings={"schedule": "nnunet"}),
-    "decoder then all": Arm(settings={"schedule": "decoder_then_all"}),
-    "layer decay": Arm(settings={"schedule": "layer_decay"}),
-    "frozen encoder": Arm(settings={"schedule": "frozen_encoder"}),
-    "EMA": Arm(settings={"ema_decay": 0.98}),
-    "L2-SP": Arm(settings={"l2_sp": 0.01}),
-}
-MAIN = ("scratch", "aligned", "encoder only", "inherit", "native", "scratch native")
-# Table -> arms (the first is the baseline), numbers of target cases.
-TABLES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
-    "main": (MAIN, CASES),
-    "parts": (("encoder only", "aligned"), CASES),  # runs of "main" once more
-    "tumours": (("without tumours", "aligned", "scratch"), (2, 8)),
-    "schedules": (
-        ("aligned", "nnunet", "decoder then all", "layer decay", "frozen encoder", "EMA", "L2-SP"),
-        (ABLATION_CASES,),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: an arm, so many cases, a seed."""
-
-    arm: str
-    cases: int
-    seed: int
-
-    @property
-    def plans(self) -> str:
-        return f"{self.arm.title().replace(' ', '').replace('-', '')}Seed{self.seed}Plans"
-
-    @property
-    def fold(self) -> int:
-        """nnU-Net's number of the split: a seed chooses the cases, more cases hold fewer."""
-        return self.seed * len(CASES) + CASES.index(self.cases)
-
-    def folder(self, out: Path) -> Path:
-        return out / "runs" / f"{self.arm.replace(' ', '_')}_{self.cases}_{self.seed}"
+PRETRAIN_RATE = 3e-3  # of AdamW, as all rates here; docs/LOG.md
 
 
 def call(*words: object) -> None:
@@ -247,18 +162,6 @@ def entry(run: Run, chosen: Set, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def runs_of(tables: Iterable[str], seeds: int) -> Iterator[Run]:
-    """Whole seeds first, so that what is there after an hour can be read."""
-    seen = set()
-    for seed in range(seeds):
-        for table in tables:
-            arms, numbers = TABLES[table]
-            for run in (Run(arm, n, seed) for n in numbers for arm in arms):
-                if run not in seen:
-                    seen.add(run)
-                    yield run
-
-
 def pinned(cores: Any) -> None:
     """A worker has one core, and torch as many threads."""
     os.sched_setaffinity(0, {cores.get()})
@@ -283,8 +186,8 @@ def main() -> int:
     parser.add_argument("set", choices=sorted(SETS))
     parser.add_argument("-o", dest="out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="for openkbp: the folder of its cases")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--seeds", type=int, choices=range(1, MOST_SEEDS + 1), default=3)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=MEASURED)
+    parser.add_argument("--seeds", type=int, choices=range(1, MOST_SEEDS), default=3)
     parser.add_argument("-device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("-np", dest="processes", type=int, default=2, help="trainings at once")
     args = parser.parse_args()
@@ -293,7 +196,7 @@ def main() -> int:
     os.environ["nnUNet_n_proc_DA"] = "0" if args.device == "cpu" else "8"
     tables = [t for t in args.tables if t in chosen.tables]
     prepare(chosen, out, args.data, args.device)
-    runs = list(runs_of(tables, args.seeds))
+    runs = runs_of(tables, args.seeds)
     with (out / "start.txt").open("a") as log, redirect_stdout(log):
         for run in runs:
             start(run, chosen)

@@ -138,7 +138,7 @@ def make_openkbp(chosen: Set, out: Path, data: Path | None) -> None:
 SETS = {
     "phantom": Set(
         {"all": "Dataset731_PhantomAtlas"},
-        "Dataset733_PhantomTarget", 12, make_phantom, ("main", "parts", "schedules"), 4.0,
+        "Dataset733_PhantomTarget", 12, make_phantom, ("main", "parts", "schedules", "rates"), 4.0,
         Budget((16, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
         Budget((80, 250), (60, 50), (3.5, 3.5, 3.5), (3.0, 3.0, 3.0), 0.5),
     ),
