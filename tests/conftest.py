@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+
+# nnU-Net validates in eight processes, each of which imports torch; it reads this when imported.
+os.environ.setdefault("nnUNet_def_n_proc", "1")
 
 import pytest
 from hypothesis import settings
@@ -28,6 +32,15 @@ def real_data() -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def pretrained(planned: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of `planned`, and its pre-training."""
+    space = Workspace(tmp_path_factory.mktemp("pretrained") / "space")
+    shutil.copytree(planned.folder, space.folder)
+    run_all(space.run, ("train", 701, "3d_fullres", "all", "-device", "cpu"))
+    return space
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,11 @@ SHORT = ("--preset", "cpu", "--memory-gb", 0.02, "--epochs", 2, "--iterations", 
          "--val-iterations", 1, "--no-final-validation")  # fmt: skip
 
 
-@pytest.fixture
-def space(planned, tmp_path):
-    """A copy of the planned set, with a target planned after it."""
-    space = Workspace(tmp_path / "space")
-    shutil.copytree(planned.folder, space.folder)
+@pytest.fixture(scope="module")
+def prepared(pretrained, tmp_path_factory):
+    """A target planned after the pre-trained set."""
+    space = Workspace(tmp_path_factory.mktemp("trainers") / "space")
+    shutil.copytree(pretrained.folder, space.folder)
     write_tiny_dataset(space.folder / "nnUNet_raw", "Dataset501_Target", 3, seed=2)
     source = space.folder / "nnUNet_preprocessed/Dataset701_Tiny/AtlasPretrainPlans.json"
     for words in (
@@ -31,6 +31,14 @@ def space(planned, tmp_path):
         ("preprocess", 501, "-p", "Scratch", "-np", 1),
     ):  # fmt: skip
         assert space.run(*words) == 0
+    return space
+
+
+@pytest.fixture
+def space(prepared, tmp_path):
+    """A copy of it for each test."""
+    space = Workspace(tmp_path / "space")
+    shutil.copytree(prepared.folder, space.folder)
     return space
 
 
@@ -74,7 +82,6 @@ def test_scratch_starts_from_nothing_and_the_console_shows_a_bar(space, capsys):
 def test_training_starts_from_the_transferred_weights(space):
     """With a rate next to nothing, what comes out is what went in."""
     source = space.folder / "nnUNet_preprocessed/Dataset701_Tiny/AtlasPretrainPlans.json"
-    assert space.run("train", 701, CONFIGURATION, "all", "-device", "cpu") == 0
     pretrained = final(space, "AtlasPretrainTrainer", "AtlasPretrainPlans", "Dataset701_Tiny")
     still = ("--optimizer", "sgd", "--learning-rate", 1e-12, "--weight-decay", 0)
     assert space.run("plan", 501, "-pl", "AtlasTransferPlanner", "--from", source, *SHORT,
@@ -163,7 +170,6 @@ def write_foreign(folder):
 def test_a_data_set_that_somebody_else_converted_goes_the_whole_way(space, tmp_path):
     """Softmax heads from region heads, joined by what their names mean; all is annotated."""
     write_foreign(space.folder / "nnUNet_raw/Dataset610_Foreign")
-    assert space.run("train", 701, CONFIGURATION, "all", "-device", "cpu") == 0
     pretrained = final(space, "AtlasPretrainTrainer", "AtlasPretrainPlans", "Dataset701_Tiny")
     images = space.folder / "nnUNet_raw/Dataset610_Foreign/imagesTr"
     labels = space.folder / "nnUNet_raw/Dataset610_Foreign/labelsTr"
@@ -216,7 +222,6 @@ def distance(ends, part):
 
 
 def test_the_plans_schedule_average_and_pull_decide_the_weights(space):
-    assert space.run("train", 701, CONFIGURATION, "all", "-device", "cpu") == 0
     plain = tuned(space, "--schedule", "nnunet")
     frozen = tuned(space, "--schedule", "frozen_encoder")
     averaged = tuned(space, "--schedule", "nnunet", "--ema-decay", 0.99)

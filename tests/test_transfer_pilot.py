@@ -138,9 +138,9 @@ def test_phases_that_were_edited_are_not_left_out_in_silence(pilot, capsys):
 
 
 @pytest.fixture
-def space(planned, tmp_path):
+def space(pretrained, tmp_path):
     space = Workspace(tmp_path / "space")
-    shutil.copytree(planned.folder, space.folder)
+    shutil.copytree(pretrained.folder, space.folder)
     write_tiny_dataset(space.folder / "nnUNet_raw", NAME, 6, seed=2)
     return space
 
@@ -152,7 +152,6 @@ def test_both_arms_are_trained_scored_and_compared_and_it_resumes(space, capsys)
                           f"__{CONFIGURATION}/fold_all/checkpoint_final.pth")  # fmt: skip
     run_all(
         space.run,
-        ("train", 701, CONFIGURATION, "all", "-device", "cpu"),
         ("fingerprint", 501, "-np", 1),
         ("plan", 501, "-pl", "AtlasTransferPlanner", "--from", source, *SHORT),
         ("preprocess", 501, "-p", "AtlasTransferPlans", "-np", 1),
