@@ -73,6 +73,11 @@ def test_plan_train_predict_and_transfer_to_itself(suite, tmp_path):
     curves = json.loads((model / "fold_all/curves.json").read_text())
     assert len(curves["train_loss"]) == 2
     assert np.isfinite(curves["train_loss"]).all()
+    again = ("train", 701, "3d_fullres", "all", "-p", "Suite", "-device", "cpu", "--overwrite")
+    assert space.run(*again) == 0
+    assert json.dumps(curves) == json.dumps(
+        json.loads((model / "fold_all/curves.json").read_text())
+    ), "the same training twice"
     labels = predicted(space, model, tmp_path / "p")
     known = json.loads((model / "dataset.json").read_text())["labels"]
     codes = {c for v in known.values() for c in (v if isinstance(v, list) else [v])}

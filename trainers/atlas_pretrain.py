@@ -19,6 +19,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
 from atlas_nnunet.errors import PlanError
+from atlas_nnunet.networks.shapes import outgrown
 from atlas_nnunet.networks.suite import has_deep_supervision
 from atlas_nnunet.progress import current
 from atlas_nnunet.settings import of_plans
@@ -86,6 +87,9 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             )
         seed_everything(self.training.seed)
         super().initialize()
+        patch = self.configuration_manager.patch_size
+        maps = outgrown(bare(self.network), self.num_input_channels, patch)
+        self.precision = self.precision.for_maps(maps)
         dataset = Dataset(self.plans_manager.dataset_name)
         self.status = StatusWeights.of_dataset(self.dataset_json, dataset.conversion_for_training)
         self.regions = (

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.func import functional_call
+
+from atlas_nnunet.networks.shapes import follow, weightless, weightless_patch
 
 FLOAT_BYTES = 4
 # Elements that autograd keeps for each that nnU-Net counts, in nnU-Net's own PlainConvUNet
@@ -27,12 +28,9 @@ def kept_for_backward(network: nn.Module, n_channels: int, patch_vox: Sequence[i
 
     Nothing is computed: shapes alone are followed, on torch's meta device.
     """
-    own = {
-        name: tensor.detach().to("meta").requires_grad_(tensor.is_floating_point())
-        for name, tensor in (*network.named_parameters(), *network.named_buffers())
-    }
-    image = torch.empty(1, n_channels, *patch_vox, device="meta")
-    given = {tensor.untyped_storage()._cdata for tensor in (*own.values(), image)}
+    shapes, image = weightless(network), weightless_patch(n_channels, patch_vox)
+    held = (*shapes.parameters(), *shapes.buffers(), image)
+    given = {tensor.untyped_storage()._cdata for tensor in held}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
@@ -41,8 +39,8 @@ def kept_for_backward(network: nn.Module, n_channels: int, patch_vox: Sequence[i
             kept[storage._cdata] = storage
         return tensor
 
-    with torch.device("meta"), saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = functional_call(network, own, (image,))
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = follow(shapes, image)
     del output
     return sum(storage.nbytes() for storage in kept.values()) / FLOAT_BYTES
 

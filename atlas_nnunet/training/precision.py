@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -31,6 +32,23 @@ class Precision:
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device_type, self.dtype)
+
+    def for_maps(self, outgrown: Mapping[str, tuple[int, ...]]) -> Precision:
+        """float32 where the processor's bfloat16 gradients are wrong.
+
+        Where a kernel is longer than the feature map it reads, oneDNN 3.13 (torch 2.15) leaves
+        parts of a bfloat16 weight gradient unwritten: whatever lay in memory, NaN by and by, never
+        the same twice. Its forward pass and its float32 are right (tests/test_precision.py).
+
+        Args:
+            outgrown: Such convolutions, name -> edges of the map in voxels (networks/shapes.py).
+        """
+        if self.device_type != "cpu" or self.dtype is None or not outgrown:
+            return self
+        name, edges = next(iter(outgrown.items()))
+        size = " x ".join(map(str, edges))
+        return Precision("cpu", None, f"bfloat16 gradients are wrong where a kernel is longer than "
+                         f"its feature map, as at {name}: {size} vox")  # fmt: skip
 
 
 def cpu_has_bf16() -> bool:
