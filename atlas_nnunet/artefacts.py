@@ -65,6 +65,11 @@ class Dataset:
         return self.raw / "splits_final.json"
 
     @property
+    def splits_for_training(self) -> Path:
+        """The split that nnU-Net trains by."""
+        return self.preprocessed / "splits_final.json"
+
+    @property
     def fingerprint(self) -> Path:
         return self.preprocessed / "dataset_fingerprint.json"
 

@@ -13,6 +13,7 @@ from atlas_nnunet.artefacts import Dataset, write_json
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import resolve_configuration
 
+PRETRAIN_TRAINER, TRANSFER_TRAINER = OUR_TRAINERS = "AtlasPretrainTrainer", "AtlasTransferTrainer"
 N_FOLDS, SEED = 5, 12345  # nnUNetTrainer.do_split, nnunetv2 2.8.1
 
 
@@ -85,7 +86,7 @@ def split_of(
     """
     if not fold.isdigit():
         return None
-    path = dataset.preprocessed / "splits_final.json"
+    path = dataset.splits_for_training
     if not path.is_file():
         from nnunetv2.utilities.crossval_split import generate_crossval_split
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import repeat
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1f2937;
@@ -52,11 +51,9 @@ def html_table(
         kinds: CSS class of each row.
     """
     head = "".join(f"<th>{escape(c)}</th>" for c in header)
-    opened = repeat("<tr>") if kinds is None else (f"<tr class={kind}>" for kind in kinds)
-    lines = "".join(
-        tag + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>"
-        for tag, row in zip(opened, body, strict=False)
-    )
+    rows = ["".join(f"<td>{escape(c)}</td>" for c in row) for row in body]
+    opened = ["<tr>"] * len(rows) if kinds is None else [f"<tr class={kind}>" for kind in kinds]
+    lines = "".join(f"{tag}{row}</tr>" for tag, row in zip(opened, rows, strict=True))
     return f"<table><tr>{head}</tr>{lines}</table>"
 
 

@@ -108,6 +108,11 @@ class Training:
         }  # fmt: skip
 
 
+def twin_name(plans_name: str) -> str:
+    """Of the plan from scratch that lies beside a transfer's: AtlasScratchPlans."""
+    return plans_name.replace("Transfer", "Scratch")
+
+
 def _refuse(wrong: Sequence[str]) -> None:
     if wrong:
         raise PlanError(

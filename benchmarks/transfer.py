@@ -21,6 +21,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from transfer_sets import SETS, Set, held_out
 from atlas_nnunet.artefacts import ROOTS, Dataset, write_json
 from atlas_nnunet.cli import main as atlas
 from atlas_nnunet.host import read_json
-from atlas_nnunet.settings import SECTION, Training
+from atlas_nnunet.hosttraining import PRETRAIN_TRAINER, TRANSFER_TRAINER
+from atlas_nnunet.settings import SECTION
 
 CONFIGURATION = "3d_fullres"
-TRAINER = "AtlasTransferTrainer"
 PRETRAIN_RATE = 3e-3  # of AdamW, as all rates here; docs/LOG.md
 
 
@@ -65,22 +66,11 @@ def prepare(chosen: Set, out: Path, data: Path | None, device: str) -> None:
         call("train", name, CONFIGURATION, "all", "-device", device)
     for name, options in PLANS.items():
         spacing = () if name == "inherit" else ("--spacing", *budget.target_mm)
-        call(
-            "plan",
-            chosen.target,
-            "-pl",
-            "AtlasTransferPlanner",
-            "-p",
-            base(name),
-            "--from",
-            checkpoint(chosen.sources["all"]),
-            *options,
-            "--memory-gb",
-            budget.memory_gb,
-            *spacing,
-        )
+        call("plan", chosen.target, "-pl", "AtlasTransferPlanner", "-p", base(name),
+             "--from", checkpoint(chosen.sources["all"]), *options,
+             "--memory-gb", budget.memory_gb, *spacing)  # fmt: skip
         call("preprocess", chosen.target, "-p", base(name), "-np", 2)
-    write_json(Dataset(chosen.target).preprocessed / "splits_final.json", splits(chosen))
+    write_json(Dataset(chosen.target).splits_for_training, splits(chosen))
 
 
 def base(name: str) -> str:
@@ -88,7 +78,7 @@ def base(name: str) -> str:
 
 
 def checkpoint(source: str) -> Path:
-    run = Dataset(source).run("AtlasPretrainTrainer", "AtlasPretrainPlans", CONFIGURATION, "all")
+    run = Dataset(source).run(PRETRAIN_TRAINER, "AtlasPretrainPlans", CONFIGURATION, "all")
     return run / "checkpoint_final.pth"
 
 
@@ -108,22 +98,13 @@ def start(run: Run, chosen: Set) -> None:
     plans = read_json(target.plans(base(arm.plans)), "this benchmark makes it")
     training = arm.training(chosen.budget.finetune, run.seed)
     axes = tuple(plans[SECTION]["training"]["mirror_axes"])
-    changed = Training(**{**vars(training), "mirror_axes": axes})
-    plans |= {"plans_name": run.plans, SECTION: {"training": changed.as_json()}}
+    changed = replace(training, mirror_axes=axes).as_json()
+    plans |= {"plans_name": run.plans, SECTION: {"training": changed}}
     write_json(target.plans(run.plans), plans, sort_keys=False)
     if arm.source is not None:
-        call(
-            "transfer",
-            target.name,
-            "-p",
-            run.plans,
-            "--from",
-            checkpoint(chosen.sources[arm.source]),
-            "--seed",
-            run.seed,
-            "--parts",
-            *arm.parts,
-        )
+        call("transfer", target.name, "-p", run.plans,
+             "--from", checkpoint(chosen.sources[arm.source]), "--seed", run.seed,
+             "--parts", *arm.parts)  # fmt: skip
 
 
 def work(job: tuple[Run, str, Path, str]) -> str:
@@ -134,8 +115,8 @@ def work(job: tuple[Run, str, Path, str]) -> str:
     images, labels = chosen.scored(out)
     with (folder / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            call("train", chosen.target, CONFIGURATION, run.fold, "-tr", TRAINER, "-p", run.plans,
-                 "-device", device)  # fmt: skip
+            call("train", chosen.target, CONFIGURATION, run.fold, "-tr", TRANSFER_TRAINER,
+                 "-p", run.plans, "-device", device)  # fmt: skip
             call("predict", "-i", images, "-o", folder / "predicted", "-d", chosen.target, "-p",
                  run.plans, "-f", run.fold, "-device", device, "-step_size", 0.75,
                  "--disable_tta", "--disable_progress_bar")  # fmt: skip
@@ -153,7 +134,7 @@ def entry(run: Run, chosen: Set, out: Path) -> dict[str, Any]:
     """A run as `atlas-nnunet compare --runs` takes it; its curve is nnU-Net's online Dice on
     patches of the held-out cases."""
     epochs, iterations = chosen.budget.finetune
-    trained = Dataset(chosen.target).run(TRAINER, run.plans, CONFIGURATION, str(run.fold))
+    trained = Dataset(chosen.target).run(TRANSFER_TRAINER, run.plans, CONFIGURATION, str(run.fold))
     dice = read_json(trained / "curves.json", "the run is not done")["dice"]
     return {
         "name": run.arm, "evaluation": str(run.folder(out) / "evaluation.json"),

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from atlas_nnunet.compare.folds import Curve
-from atlas_nnunet.compare.matching import FIELDS
+from atlas_nnunet.compare.matching import LEVELS
 from atlas_nnunet.compare.runs import Run
 from atlas_nnunet.kernels.bootstrap import paired_difference
 from atlas_nnunet.kernels.pairing import Scores, averaged, mean
@@ -47,7 +47,7 @@ def levels(arms: Mapping[str, Sequence[Run]], field: str) -> list[dict[str, Any]
         own = scores[key]
         means = [mean(v for s, v in own[case].items() if (case, s) in cells) for case in cases]
         d = paired_difference([0.0] * len(means), means)
-        rows.append(dict(zip(("arm", *FIELDS[:2]), key, strict=True)) | {
+        rows.append(dict(zip(("arm", *LEVELS), key, strict=True)) | {
             "runs": len(points[key]), "n": d.n, "mean": d.mean_b, "low": d.low, "high": d.high,
         })  # fmt: skip
     return rows

@@ -15,8 +15,8 @@ from typing import Any
 
 from atlas_nnunet.artefacts import Dataset
 from atlas_nnunet.host import read_json
+from atlas_nnunet.hosttraining import OUR_TRAINERS
 
-OURS = ("AtlasPretrainTrainer", "AtlasTransferTrainer")  # read their length from the plan
 STOCK = ("nnUNetTrainer", 1000, 250)  # epochs, iterations of one: nnUNetTrainer.py:153-159, 2.8.1
 
 Curve = tuple[tuple[int, float], ...]  # (iterations, Dice), ascending
@@ -52,7 +52,7 @@ def _of_fold(folder: Path) -> Facts:
     model = folder.parent
     trainer = model.name.split("__")[0]
     plans, dataset_json = _json(model / "plans.json"), _json(model / "dataset.json")
-    training = plans.get("atlas_nnunet", {}).get("training", {}) if trainer in OURS else {}
+    training = plans.get("atlas_nnunet", {}).get("training", {}) if trainer in OUR_TRAINERS else {}
     epochs, per_epoch = training.get("epochs"), training.get("iterations")
     if trainer == STOCK[0]:
         _, epochs, per_epoch = STOCK
@@ -74,7 +74,7 @@ def _of_split(dataset: str, fold: str) -> int | None:
     """
     if not os.environ.get("nnUNet_preprocessed") or not fold.isdecimal():
         return None
-    splits = _json(Dataset(dataset).preprocessed / "splits_final.json")
+    splits = _json(Dataset(dataset).splits_for_training)
     sizes = [len(split["train"]) for split in splits]
     if int(fold) >= len(sizes):
         return None

@@ -16,7 +16,8 @@ from atlas_nnunet.compare.scores import MEASURES
 from atlas_nnunet.errors import ComparisonError
 from atlas_nnunet.kernels.pairing import Pairs, averaged, paired, pooled
 
-FIELDS = ("cases", "iterations", "seed")
+LEVELS = ("cases", "iterations")
+FIELDS = (*LEVELS, "seed")
 WORDS = {"cases": "training cases", "iterations": "iterations", "seed": "seed"}
 
 
@@ -45,7 +46,7 @@ class Setting:
     @property
     def words(self) -> str:
         """For headings; empty where there is one setting only and nothing is known of it."""
-        said = [f"{getattr(self, f)} {WORDS[f]}" for f in ("cases", "iterations")
+        said = [f"{getattr(self, f)} {WORDS[f]}" for f in LEVELS
                 if getattr(self, f) is not None]  # fmt: skip
         return ", ".join(said)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from atlas_nnunet.compare.matching import LEVELS, WORDS
 from atlas_nnunet.kernels.bootstrap import PairedDifference
 from atlas_nnunet.kernels.verdict import UNDECIDED
 from atlas_nnunet.page import text_table
@@ -13,7 +14,7 @@ from atlas_nnunet.page import text_table
 Content = Mapping[str, Any]  # of compare.json, or of one of its comparisons
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, header, rows
 
-FIELDS = {"cases": "training cases", "iterations": "iterations"}
+FIELDS = {name: WORDS[name] for name in LEVELS}
 
 
 def sentence(one: Content, baseline: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from atlas_nnunet.settings import twin_name
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -26,7 +28,7 @@ class Mode:
 
     def name_of(self, transfers: bool) -> str:
         """A twin from scratch lies beside its transfer: AtlasScratchPlans."""
-        return self.plans_name if transfers else self.plans_name.replace("Transfer", "Scratch")
+        return self.plans_name if transfers else twin_name(self.plans_name)
 
     def data_identifier(self, plans_name: str, configuration: str) -> str:
         """Folder of the preprocessed cases.

@@ -26,7 +26,7 @@ from atlas_nnunet.host import (
     read_json,
     resolve_configuration,
 )
-from atlas_nnunet.hosttraining import check_device
+from atlas_nnunet.hosttraining import TRANSFER_TRAINER, check_device
 from atlas_nnunet.predict.inputs import cases_of, complete
 from atlas_nnunet.volume.stock import foreign
 
@@ -36,7 +36,7 @@ ARGUMENTS: tuple[tuple[str, dict[str, Any]], ...] = (  # nnUNetv2_predict's, bes
             "help": "folder of CASE_0000.nii.gz, CASE_0001.nii.gz, ...; or one case's files"}),
     ("-o", {"dest": "output", "type": Path, "required": True, "help": "folder for label maps"}),
     ("-p", {"dest": "plans", "default": "AtlasTransferPlans"}),
-    ("-tr", {"dest": "trainer", "default": "AtlasTransferTrainer"}),
+    ("-tr", {"dest": "trainer", "default": TRANSFER_TRAINER}),
     ("-c", {"dest": "configuration", "default": "3d_fullres"}),
     ("-f", {"dest": "folds", "nargs": "+", "default": ["0", "1", "2", "3", "4"]}),
     ("-chk", {"dest": "checkpoint", "default": "checkpoint_final.pth"}),

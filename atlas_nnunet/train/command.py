@@ -15,6 +15,9 @@ from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import dataset_name, read_json
 from atlas_nnunet.hosttraining import (
+    OUR_TRAINERS,
+    PRETRAIN_TRAINER,
+    TRANSFER_TRAINER,
     check_device,
     run_host_training,
     split_of,
@@ -24,7 +27,6 @@ from atlas_nnunet.progress import training_bar
 from atlas_nnunet.settings import SECTION, of_plans
 
 RECORD = "atlas_train.json"
-OURS = ("AtlasPretrainTrainer", "AtlasTransferTrainer")
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
@@ -32,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="number (701) or name (Dataset701_AbdomenAtlas11Mini)")
     parser.add_argument("configuration", help="3d_fullres, 3d_lowres, 2d, ...")
     parser.add_argument("fold", help="0 to 4, or all")
-    parser.add_argument("-tr", dest="trainer", default="AtlasPretrainTrainer")
+    parser.add_argument("-tr", dest="trainer", default=PRETRAIN_TRAINER)
     parser.add_argument("-p", dest="plans", default="AtlasPretrainPlans")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda")
     parser.add_argument("--overwrite", action="store_true",
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     write_json(record, {"key": key})
     use_our_trainers()
     # Other trainers tell us nothing to draw a bar from: theirs are the host's own lines.
-    shown = training_bar(f"train {dataset.name}") if args.trainer in OURS else nullcontext()
+    shown = training_bar(f"train {dataset.name}") if args.trainer in OUR_TRAINERS else nullcontext()
     with shown:
         run_host_training(
             dataset.name, args.configuration, args.fold, args.trainer, args.plans, args.device,
@@ -85,10 +87,14 @@ def _refuse_trainer(plans: Mapping[str, Any], trainer: str) -> None:
     Raises:
         PlanError: the plan is a transfer's, the trainer is not.
     """
-    if trainer == OURS[0] and "source" in plans.get(SECTION, {}) and of_plans(plans).transfers:
+    if (
+        trainer == PRETRAIN_TRAINER
+        and "source" in plans.get(SECTION, {})
+        and of_plans(plans).transfers
+    ):
         raise PlanError(
             f"the plan starts from transferred weights, and {trainer} loads none",
-            where="-tr", do=f"give -tr {OURS[1]}",
+            where="-tr", do=f"give -tr {TRANSFER_TRAINER}",
         )  # fmt: skip
 
 
@@ -113,7 +119,7 @@ def _refuse(folder: Path, args: argparse.Namespace, *, recorded: bool) -> None:
 
 def _is_validated(folder: Path, plans: Mapping[str, Any], trainer: str) -> bool:
     """Whether nnU-Net's final validation is over, which writes its summary last, or not wanted."""
-    if trainer in OURS and not of_plans(plans).final_validation:
+    if trainer in OUR_TRAINERS and not of_plans(plans).final_validation:
         return True
     return (folder / "validation" / "summary.json").is_file()
 
@@ -133,7 +139,7 @@ def _made_of(dataset: Dataset, plans: Mapping[str, Any], args: argparse.Namespac
     records = {p.name: file_hash(p) for p in sorted(cases.glob("*.json"))}
     files: list[Path] = [dataset.preprocessed / "dataset.json", dataset.conversion_for_training]
     split = split_of(dataset, plans, args.configuration, args.fold)
-    if args.trainer == "AtlasTransferTrainer":
+    if args.trainer == TRANSFER_TRAINER:
         files.append(dataset.transferred(args.plans, args.configuration))
     hashes = [file_hash(p) if p.is_file() else None for p in files]
     return content_hash(

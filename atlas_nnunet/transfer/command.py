@@ -68,14 +68,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.pilot is None:
-        return _transfer(args)
-    check_device(args.device)
-    root("nnUNet_results")  # asked for now, not after the transfer
-    if args.dry_run:
-        raise TransferError("--dry-run writes nothing, a pilot does", do="leave one of them out")
-    code = _transfer(args)
+    if args.pilot is not None:
+        check_device(args.device)
+        root("nnUNet_results")  # asked for now, not after the transfer
+        if args.dry_run:
+            raise TransferError(
+                "--dry-run writes nothing, a pilot does", do="leave one of them out"
+            )
     dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed"), root("nnUNet_raw")))
+    code = _transfer(args, dataset)
+    if args.pilot is None:
+        return code
     folds = tuple(dict.fromkeys(args.pilot)) or ("0",)
     pilot = Pilot(
         dataset, args.plans, args.configuration, folds, args.pilot_epochs, args.device
@@ -83,14 +86,13 @@ def run(args: argparse.Namespace) -> int:
     return code or run_pilot(pilot, args.call_main)
 
 
-def _transfer(args: argparse.Namespace) -> int:
+def _transfer(args: argparse.Namespace, dataset: Dataset) -> int:
     from atlas_nnunet.transfer.checkpoints import read_checkpoint, read_key_table
     from atlas_nnunet.transfer.page import receipt_page
     from atlas_nnunet.transfer.receipt import refuse_below
     from atlas_nnunet.transfer.rules import Decision
     from atlas_nnunet.transfer.starting import write_checkpoint
 
-    dataset = Dataset(dataset_name(args.dataset, root("nnUNet_preprocessed"), root("nnUNet_raw")))
     hint = f"atlas-nnunet plan {dataset.name} -pl AtlasTransferPlanner --from {args.source}"
     plans = read_json(dataset.plans(args.plans), hint)
     dataset_json = read_json(dataset.preprocessed / "dataset.json", hint)

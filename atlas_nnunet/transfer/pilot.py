@@ -17,14 +17,14 @@ from typing import Any
 from atlas_nnunet.artefacts import Dataset, link_or_copy, whole_file, write_json
 from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import read_json
-from atlas_nnunet.hosttraining import split_of
+from atlas_nnunet.hosttraining import TRANSFER_TRAINER, split_of
 from atlas_nnunet.kernels.bootstrap import MIN_CASES
+from atlas_nnunet.kernels.verdict import UNDECIDED
 from atlas_nnunet.schedule import SCHEDULES
-from atlas_nnunet.settings import SECTION, Training, of_plans
+from atlas_nnunet.settings import SECTION, Training, of_plans, twin_name
 
 ARMS = ("scratch", "transfer")  # the baseline first
 EPOCHS = 20
-TRAINER = "AtlasTransferTrainer"
 ENDING = ".nii.gz"
 Call = Callable[[list[str]], int]
 
@@ -58,7 +58,7 @@ class Pilot:
         return f"{self.plans}Pilot{arm.title()}_{self.configuration}"
 
     def fold_folder(self, arm: str, fold: str) -> Path:
-        return self.dataset.run(TRAINER, self.arm_plans(arm), self.configuration, fold)
+        return self.dataset.run(TRANSFER_TRAINER, self.arm_plans(arm), self.configuration, fold)
 
 
 def brief(own: Training, twin: Training | None, epochs: int) -> dict[str, Training]:
@@ -111,8 +111,9 @@ def run_pilot(pilot: Pilot, call: Call) -> int:
     for arm in ARMS:
         _write_arm(pilot, arm, plans, trainings[arm])
         for fold in pilot.folds:
-            _call(call, "train", pilot.dataset.name, pilot.configuration, fold, "-tr", TRAINER,
-                  "-p", pilot.arm_plans(arm), "-device", pilot.device)  # fmt: skip
+            _call(call, "train", pilot.dataset.name, pilot.configuration, fold,
+                  "-tr", TRANSFER_TRAINER, "-p", pilot.arm_plans(arm),
+                  "-device", pilot.device)  # fmt: skip
             _score(pilot, arm, fold, call)
     runs = [f"{arm}={pilot.fold_folder(arm, fold)}" for arm in ARMS for fold in pilot.folds]
     _call(call, "compare", *runs, "-o", pilot.folder)
@@ -123,12 +124,12 @@ def run_pilot(pilot: Pilot, call: Call) -> int:
 
 
 def _words(answer: str) -> str:
-    return f"and scratch {answer}" if "told apart" in answer else answer
+    return f"and scratch {answer}" if answer == UNDECIDED else answer
 
 
 def _twin(pilot: Pilot) -> Training | None:
     """Of the scratch plan that `plan --schedule scratch` puts beside a transfer's."""
-    path = pilot.dataset.plans(pilot.plans.replace("Transfer", "Scratch"))
+    path = pilot.dataset.plans(twin_name(pilot.plans))
     if not path.is_file():
         return None
     found = of_plans(json.loads(path.read_text()))
