@@ -159,6 +159,8 @@ def train_all(jobs: Sequence[tuple[Run, str, Path, str]], processes: int) -> lis
             minutes = (time.monotonic() - began) / 60
             print(f"{number}/{len(jobs)} runs, {minutes:.0f} min {wrong}", flush=True)
             failed += [wrong] if wrong else []
+        pool.close()  # its workers end by themselves: killed, they would leave semaphores behind
+        pool.join()
     return failed
 
 
