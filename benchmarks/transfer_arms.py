@@ -87,7 +87,8 @@ MAIN = ("scratch", "aligned", "encoder only", "inherit", "native", "scratch nati
 # Table -> arms (the first is the baseline), numbers of target cases.
 TABLES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "main": (MAIN, CASES),
-    "parts": (("encoder only", "aligned"), CASES),  # runs of "main" once more
+    "parts": (("encoder only", "aligned"), CASES),  # runs of "main" once more, as below
+    "native": (("scratch native", "native"), CASES),
     "tumours": (("without tumours", "aligned", "scratch"), (2, 8)),
     "schedules": (
         ("aligned", "nnunet", "decoder then all", "layer decay", "frozen encoder", "EMA", "L2-SP"),

@@ -138,7 +138,8 @@ def make_openkbp(chosen: Set, out: Path, data: Path | None) -> None:
 SETS = {
     "phantom": Set(
         {"all": "Dataset731_PhantomAtlas"},
-        "Dataset733_PhantomTarget", 12, make_phantom, ("main", "parts", "schedules", "rates"), 4.0,
+        "Dataset733_PhantomTarget", 12, make_phantom,
+        ("main", "parts", "native", "schedules", "rates"), 4.0,
         Budget((16, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
         Budget((80, 250), (60, 50), (3.5, 3.5, 3.5), (3.0, 3.0, 3.0), 0.5),
     ),
@@ -150,7 +151,7 @@ SETS = {
     ),
     "openkbp": Set(
         {"all": "Dataset741_KbpSource"},
-        "Dataset742_KbpTarget", 16, make_openkbp, ("main", "parts"), 4.0,
+        "Dataset742_KbpTarget", 16, make_openkbp, ("main", "parts", "native"), 4.0,
         Budget((20, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
         Budget((120, 250), (60, 50), (4.0, 4.0, 4.0), (3.5, 3.5, 3.5), 0.5),
     ),
