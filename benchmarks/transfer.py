@@ -6,7 +6,8 @@
 
 Every arm of a number of cases and a seed has the same cases, split, held-out patients, number of
 iterations and batch size. Arms of one plan have the same patches as well, drawn alike. Each arm has
-the best of the learning rates that were tried for it (table "rates": 4 cases, a seed of its own).
+the best of the learning rates that were tried for it on phantoms (table "rates": 4 cases, a seed of
+its own); on OpenKBP its baselines were tried again ("baseline rates").
 Killed, it goes on where it was. Leaves a folder for each table, with compare.json and compare.html
 of `atlas-nnunet compare`.
 """
@@ -96,6 +97,7 @@ def start(run: Run, chosen: Set) -> None:
     """The run's own plan, and its starting weights."""
     arm, target = ARMS[run.arm], Dataset(chosen.target)
     plans = read_json(target.plans(base(arm.plans)), "this benchmark makes it")
+    arm = replace(arm, rate=chosen.rates.get(run.arm, arm.rate))
     training = arm.training(chosen.budget.finetune, run.seed)
     axes = tuple(plans[SECTION]["training"]["mirror_axes"])
     changed = replace(training, mirror_axes=axes).as_json()

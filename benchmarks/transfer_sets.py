@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atlas_nnunet.artefacts import Dataset, link_or_copy, whole_file
@@ -49,6 +49,7 @@ class Set:
         tolerance_mm: Of the surface distance: about a voxel.
         budget: Of a CPU, by the minute.
         long: Of a GPU, by the hour; nobody has run it yet.
+        rates: Arm -> its learning rate, where another was best on this set.
     """
 
     sources: dict[str, str]
@@ -59,6 +60,7 @@ class Set:
     tolerance_mm: float
     budget: Budget
     long: Budget
+    rates: dict[str, float] = field(default_factory=dict)
 
     def on(self, device: str) -> Set:
         return replace(self, budget=self.long) if device == "cuda" else self
@@ -151,8 +153,10 @@ SETS = {
     ),
     "openkbp": Set(
         {"all": "Dataset741_KbpSource"},
-        "Dataset742_KbpTarget", 16, make_openkbp, ("main", "parts", "native"), 4.0,
+        "Dataset742_KbpTarget", 16, make_openkbp,
+        ("main", "parts", "native", "baseline rates"), 4.0,
         Budget((20, 60), (10, 24), (5.0, 5.0, 5.0), (4.5, 4.5, 4.5), 0.12),
         Budget((120, 250), (60, 50), (4.0, 4.0, 4.0), (3.5, 3.5, 3.5), 0.5),
+        {"scratch": 3e-3, "encoder only": 3e-3},
     ),
 }  # fmt: skip
