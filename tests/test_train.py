@@ -61,6 +61,20 @@ def test_what_is_done_is_not_done_again(run, capsys):
     assert "done before" in capsys.readouterr().out
 
 
+def test_cases_are_known_by_content_not_by_the_times_of_their_files(run, tmp_path, capsys):
+    """A hard link to a CT, as `convert` makes them, changes its times, and so a record's stamp."""
+    record = tmp_path / "nnUNet_preprocessed/Dataset507_Target/atlas_nnunet/case.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"stamp": "of before", "outputs": {".b2nd": "a"}}))
+    assert run() == 0
+    record.write_text(json.dumps({"stamp": "of after", "outputs": {".b2nd": "a"}}))
+    assert run() == 0
+    assert "done before" in capsys.readouterr().out
+    record.write_text(json.dumps({"stamp": "of after", "outputs": {".b2nd": "b"}}))
+    assert run() == 2
+    assert "other data" in capsys.readouterr().err
+
+
 def test_a_training_that_was_killed_goes_on(run):
     run.files = ("checkpoint_latest.pth",)
     for _ in range(2):

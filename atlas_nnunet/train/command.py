@@ -13,7 +13,7 @@ from typing import Any
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.host import dataset_name, read_json
+from atlas_nnunet.host import dataset_name, read_json, resolve_configuration
 from atlas_nnunet.hosttraining import (
     OUR_TRAINERS,
     PRETRAIN_TRAINER,
@@ -134,9 +134,13 @@ def _clear(folder: Path) -> None:
 
 def _made_of(dataset: Dataset, plans: Mapping[str, Any], args: argparse.Namespace) -> str:
     """Hash of plan, labels, label status, split, starting weights and preprocessed cases."""
-    configuration = plans["configurations"].get(args.configuration, {})
+    planned = args.configuration in plans["configurations"]
+    configuration = resolve_configuration(plans, args.configuration) if planned else {}
     cases = dataset.preprocessed / "atlas_nnunet" / configuration.get("data_identifier", "")
-    records = {p.name: file_hash(p) for p in sorted(cases.glob("*.json"))}
+    # Not the records' own hashes: they hold the files' times, which a hard link elsewhere changes.
+    records = {
+        p.name: json.loads(p.read_text()).get("outputs") for p in sorted(cases.glob("*.json"))
+    }
     files: list[Path] = [dataset.preprocessed / "dataset.json", dataset.conversion_for_training]
     split = split_of(dataset, plans, args.configuration, args.fold)
     if args.trainer == TRANSFER_TRAINER:
