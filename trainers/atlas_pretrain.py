@@ -87,9 +87,10 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             )
         seed_everything(self.training.seed)
         super().initialize()
-        patch = self.configuration_manager.patch_size
-        maps = outgrown(bare(self.network), self.num_input_channels, patch)
-        self.precision = self.precision.for_maps(maps)
+        if self.precision.wants_room:  # looking copies the network: not on a GPU
+            patch = self.configuration_manager.patch_size
+            maps = outgrown(bare(self.network), self.num_input_channels, patch)
+            self.precision = self.precision.for_maps(maps)
         dataset = Dataset(self.plans_manager.dataset_name)
         self.status = StatusWeights.of_dataset(self.dataset_json, dataset.conversion_for_training)
         self.regions = (

@@ -33,6 +33,11 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device_type, self.dtype)
 
+    @property
+    def wants_room(self) -> bool:
+        """Whether gradients are right only where no kernel is longer than its feature map."""
+        return self.device_type == "cpu" and self.dtype is not None
+
     def for_maps(self, outgrown: Mapping[str, tuple[int, ...]]) -> Precision:
         """float32 where the processor's bfloat16 gradients are wrong.
 
@@ -43,7 +48,7 @@ class Precision:
         Args:
             outgrown: Such convolutions, name -> edges of the map in voxels (networks/shapes.py).
         """
-        if self.device_type != "cpu" or self.dtype is None or not outgrown:
+        if not self.wants_room or not outgrown:
             return self
         name, edges = next(iter(outgrown.items()))
         size = " x ".join(map(str, edges))
