@@ -64,6 +64,10 @@ class Dataset:
         """The split of the set's authors, where `convert --split` took it; as nnU-Net has it."""
         return self.raw / "splits_final.json"
 
+    def case_records(self, identifier: str) -> Path:
+        """Folder that says what each preprocessed case of a data identifier was made of."""
+        return self.preprocessed / "atlas_nnunet" / identifier
+
     @property
     def splits_for_training(self) -> Path:
         """The split that nnU-Net trains by."""

@@ -69,7 +69,7 @@ def _configuration(
 ) -> bool:  # fmt: skip
     """Make one configuration's arrays; whether a case was refused."""
     folder = dataset.preprocessed / identifier
-    records = dataset.preprocessed / "atlas_nnunet" / identifier
+    records = dataset.case_records(identifier)
     sweep(folder, records)
     jobs = {
         case: Job(case, raw, dataset.plans(plans), dataset.raw / "dataset.json", name, made_of,

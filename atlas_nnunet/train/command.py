@@ -136,7 +136,7 @@ def _made_of(dataset: Dataset, plans: Mapping[str, Any], args: argparse.Namespac
     """Hash of plan, labels, label status, split, starting weights and preprocessed cases."""
     planned = args.configuration in plans["configurations"]
     configuration = resolve_configuration(plans, args.configuration) if planned else {}
-    cases = dataset.preprocessed / "atlas_nnunet" / configuration.get("data_identifier", "")
+    cases = dataset.case_records(configuration.get("data_identifier", ""))
     # Not the records' own hashes: they hold the files' times, which a hard link elsewhere changes.
     records = {
         p.name: json.loads(p.read_text()).get("outputs") for p in sorted(cases.glob("*.json"))
