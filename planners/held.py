@@ -17,6 +17,10 @@ NETWORK = (
     "UNet_reference_val_corresp_GB", "UNet_reference_val_3d", "UNet_reference_val_2d",
 )  # fmt: skip
 PRESET_OF = {True: "resenc_m", False: "unet"}  # whether residual -> whose counts hold for the class
+PLAIN: Mapping[str, Any] = {  # blocks: default_experiment_planner.py, nnunetv2 2.8.1
+    "residual": False, "UNet_class": PlainConvUNet,
+    "UNet_blocks_per_stage_encoder": (2,) * 14, "UNet_blocks_per_stage_decoder": (2,) * 13,
+}  # fmt: skip
 
 
 def extended(values: tuple, length: int) -> tuple:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
@@ -23,8 +23,9 @@ from atlas_nnunet.plan.method import Method
 from atlas_nnunet.plan.presets import PRESETS, Preset, apply
 from atlas_nnunet.plan.reasons import Facts, explain
 from atlas_nnunet.planners.estimate import feature_map_voxels
+from atlas_nnunet.planners.held import NETWORK, PLAIN
 from atlas_nnunet.planners.images import Images
-from atlas_nnunet.planners.suite import Chosen
+from atlas_nnunet.planners.suite import NUMBERS, VOLUMES, Chosen
 from atlas_nnunet.settings import SECTION, Training
 from atlas_nnunet.structures import canonical, side_of
 
@@ -71,15 +72,20 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         apply(self.preset, self)
         if memory_target_gb is not None:
             self.UNet_vram_target_GB = memory_target_gb
-        self.hold_to(self.preset.residual)
+        own = {"residual": True, "UNet_class": ResidualEncoderUNet}  # blocks: the host's class
+        for name, value in (own if self.preset.residual else PLAIN).items():
+            setattr(self, name, value)
+        self.native = {name: getattr(self, name) for name in NETWORK}
+        self.networks = {False: self.native, True: self.native | NUMBERS}
 
-    def hold_to(self, residual: bool) -> None:
-        """Choose the network class; blocks are the host's for that class."""
-        self.residual = residual
-        self.UNet_class = ResidualEncoderUNet if residual else PlainConvUNet
-        if not residual:
-            self.UNet_blocks_per_stage_encoder = (2,) * 14  # default_experiment_planner.py, 2.8.1
-            self.UNet_blocks_per_stage_decoder = (2,) * 13
+    def holds(self, n_axes: int) -> bool:
+        """Whether a network beside nnU-Net's is planned for configurations with so many axes."""
+        return self.suite is not None and n_axes == VOLUMES
+
+    def prepare(self, n_axes: int) -> None:
+        """Set what decides about the network, for configurations with so many axes."""
+        for name, value in self.networks[self.holds(n_axes)].items():
+            setattr(self, name, value)
 
     def host_plan(self, *args: Any) -> dict[str, Any]:
         """One configuration by the host's method for the class of U-Net."""
@@ -89,11 +95,16 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
     def get_plans_for_configuration(
         self, spacing: Any, median_shape: Any, data_identifier: str, n_voxels: float, cache: dict
     ) -> dict[str, Any]:
+        self.prepare(len(spacing))
         plan = self.host_plan(spacing, median_shape, data_identifier, n_voxels, cache)
-        if self.suite is None or len(spacing) != 3:
+        if self.suite is None or len(spacing) != VOLUMES:
             return plan
-        plan["architecture"] = self.suite.architecture
-        method = self.method(3)
+        plan["architecture"] = self.suite.architecture(
+            plan["architecture"]["arch_kwargs"]["strides"]
+        )
+        if self.suite.network.follows:
+            return plan
+        method = self.method(VOLUMES)
         plan["patch_size"] = self.suite.patch(
             method, spacing, median_shape,
             lambda patch: self.estimate({**plan, "patch_size": patch}),
@@ -126,8 +137,12 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
 
         The host's own also sets torch's threads, and stops where nnUNet_n_proc_DA is 0.
         """
-        if self.suite and len(patch_size) == 3:
-            return 1.0  # the host need not search: the suite's networks have a search of their own
+        if self.suite and len(patch_size) == VOLUMES:
+            if not self.suite.network.follows:
+                return 1.0  # the host need not search: where strides do not move, we do
+            class_name, arch_kwargs, requires_import = self.suite.architecture(
+                arch_kwargs["strides"]
+            ).values()
         return feature_map_voxels(
             patch_size, n_inputs, n_outputs, class_name, arch_kwargs, requires_import
         )
@@ -153,8 +168,8 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
 
     def method(self, n_axes: int) -> Method:
         """The planner's numbers, for configurations with so many axes."""
-        method = Method.of(self, self.residual)
-        return self.suite.method(method) if self.suite and n_axes == 3 else method
+        self.prepare(n_axes)
+        return Method.of(self, self.residual)
 
     def not_by_rule(self, plans: Mapping[str, Any]) -> dict[str, str]:
         """What something other than nnU-Net's method decided (plan/reasons.py, `Facts`)."""
@@ -163,8 +178,8 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
             return {"spacing": f"that of {whose} serves the targets best"}
         found = {"spacing": "--spacing was given"} if self.overwrite_target_spacing else {}
         if self.suite:
-            configs = plans["configurations"].items()
-            found |= {n: self.suite.why for n, c in configs if len(c.get("patch_size", ())) == 3}
+            sizes = {n: len(c.get("patch_size", ())) for n, c in plans["configurations"].items()}
+            found |= {n: self.suite.why for n, n_axes in sizes.items() if n_axes == VOLUMES}
         return found
 
     def reasons(self, plans: Mapping[str, Any]) -> str:
@@ -182,6 +197,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
                 if "patch_size" in config
             },
             not_by_rule=self.not_by_rule(plans),
+            strides=self.suite.followed(plans, self.method(VOLUMES)) if self.suite else {},
         )
         return explain(facts, plans)
 

@@ -1,27 +1,38 @@
-"""Patch and batch for a network of the suite: nnU-Net's search, where strides do not move."""
+"""A network that is not nnU-Net's own in a plan, and its patch where strides do not move."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from nnunetv2.experiment_planning.experiment_planners.network_topology import (
+    get_pool_and_conv_props,
+)
 
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.networks.suite import NETWORKS, Network, of_class
 from atlas_nnunet.plan.method import Method
 from atlas_nnunet.plan.presets import PRESETS
+from atlas_nnunet.planners.held import PLAIN
 
-AXES = 3
-# Whose feature-map voxels per GB hold: memory of the suite is counted in PlainConvUNet's unit
+UNBOUNDED = 999999  # the host's: poolings along an axis
+VOLUMES = 3  # axes of the configurations that these networks are for
+# Whose feature-map voxels per GB hold: memory of these networks is counted in PlainConvUNet's unit
 # (networks/memory.py), whatever the preset plans natively.
 COUNTED_AS = PRESETS["unet"]
+NUMBERS = {
+    **PLAIN,
+    "UNet_reference_val_corresp_GB": COUNTED_AS.reference_gb,
+    "UNet_reference_val_3d": COUNTED_AS.reference_3d,
+}
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A network of the suite that a plan is made for.
+    """A network of the table that a plan is made for.
 
     Attributes:
         network: Its row.
@@ -40,28 +51,31 @@ class Chosen:
 
     @classmethod
     def of_source(cls, class_name: str, arch_kwargs: Mapping[str, Any]) -> Chosen | None:
-        """The source's own network, if it is one of the suite."""
+        """The source's own network, if it stands in the table."""
         network = of_class(class_name)
         if network is None:
             return None
         return cls(network, network.complete(arch_kwargs), "class and arguments are the source's")
 
-    @property
-    def architecture(self) -> dict[str, Any]:
+    def architecture(self, planned: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """As a plan has it; `planned`: strides by nnU-Net's method, for whoever follows them."""
         return {
             "network_class_name": self.network.class_name,
-            "arch_kwargs": dict(self.arch_kwargs),
+            "arch_kwargs": self.network.complete(self.arch_kwargs, planned),
             "_kw_requires_import": [],
         }
 
-    def method(self, method: Method) -> Method:
-        """A planner's numbers, with the budget of these networks for volumes."""
-        budget = COUNTED_AS.reference_3d * method.memory_gb / COUNTED_AS.reference_gb
-        allowed = budget * method.reference_batch[AXES] / 2  # nnU-Net's: at least two patches
-        return replace(
-            method, budget={**method.budget, AXES: budget},
-            allowed={**method.allowed, AXES: allowed},
-        )  # fmt: skip
+    def followed(self, plans: Mapping[str, Any], method: Method) -> dict[str, list[list[int]]]:
+        """Configuration -> strides of nnU-Net's own network for its patch, where this one follows
+        them (end of the search in `get_plans_for_configuration`, host 2.8.1)."""
+        configs = plans["configurations"].items() if self.network.follows else ()
+        return {
+            name: get_pool_and_conv_props(
+                config["spacing"], config["patch_size"], method.min_edge_vox, UNBOUNDED
+            )[1]
+            for name, config in configs
+            if len(config.get("patch_size", ())) == VOLUMES
+        }
 
     def patch(
         self, method: Method, spacing_mm: Sequence[float], shape_vox: Sequence[float],
@@ -70,7 +84,7 @@ class Chosen:
         """nnU-Net's first patch, cut where it covers most of the image until it fits.
 
         Args:
-            method: Of `method`.
+            method: The planner's.
             spacing_mm: Of the configuration.
             shape_vox: Its median image.
             needs: Patch -> feature-map voxels.
@@ -84,9 +98,9 @@ class Chosen:
         while smaller := cut(path[-1], shape_vox, step):
             path.append(smaller)
         # Less patch never needs more: so the first that fits is found by halves.
-        found = bisect_left(path, True, key=lambda patch: needs(patch) <= method.allowed[AXES])
+        found = bisect_left(path, True, key=lambda patch: needs(patch) <= method.allowed[VOLUMES])
         if found == len(path):
-            gb = needs(path[-1]) / method.allowed[AXES] * method.memory_gb
+            gb = needs(path[-1]) / method.allowed[VOLUMES] * method.memory_gb
             raise PlanError(
                 f"{self.network.name} needs about {gb:.2g} GB for its smallest patch "
                 f"{' x '.join(map(str, path[-1]))}, {method.memory_gb:g} GB are to be filled",
@@ -99,14 +113,14 @@ def widened(patch: list[int], shape_vox: Sequence[float], step: int) -> list[int
     """At least two voxels in the coarsest feature map: norms over one refuse to train."""
     if any(n > step for n in patch):
         return patch
-    longest = max(range(AXES), key=lambda axis: shape_vox[axis])
+    longest = max(range(VOLUMES), key=lambda axis: shape_vox[axis])
     return [n + step * (axis == longest) for axis, n in enumerate(patch)]
 
 
 def cut(patch: Sequence[int], shape_vox: Sequence[float], step: int) -> list[int] | None:
     """One step less along the axis that covers most of the image; None where nothing is left."""
     candidates = [
-        axis for axis in range(AXES)
+        axis for axis in range(VOLUMES)
         if patch[axis] > step and any(n > step for n in _less(patch, axis, step))
     ]  # fmt: skip
     if not candidates:

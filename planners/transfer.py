@@ -10,12 +10,11 @@ import numpy as np
 
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import network_spec, resolve_configuration
-from atlas_nnunet.plan.method import Method
 from atlas_nnunet.plan.modes import DEFAULT, MODES
-from atlas_nnunet.planners.held import NETWORK, as_source, network_numbers
+from atlas_nnunet.planners.held import as_source, network_numbers
 from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
 from atlas_nnunet.planners.sources import PlannedSource
-from atlas_nnunet.planners.suite import Chosen
+from atlas_nnunet.planners.suite import NUMBERS, Chosen
 from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.levels import advice
@@ -51,7 +50,6 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         if plans_name is None:
             schedule = SCHEDULES.get(self.settings.get("schedule") or self.default_schedule)
             self.plans_identifier = MODES[mode].name_of(schedule is None or schedule.transfers)
-        self.native = {name: getattr(self, name) for name in NETWORK}
         self.take(source, mode)
 
     def take(self, source: PlannedSource, mode: str) -> None:
@@ -68,9 +66,9 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
                 where=self.dataset_name,
                 do="give --mode native, or a PlainConvUNet or ResidualEncoderUNet checkpoint",
             )
-        is_held = self.mode.network and self.suite is None
-        held = network_numbers(source, self.preset) if is_held else self.native
-        self.networks = {False: self.native, True: held}
+        if self.mode.network:
+            held = NUMBERS if self.suite else network_numbers(source, self.preset)
+            self.networks = {False: self.native, True: self.native | held}
         if self.mode.geometry:
             self._refuse_what_cannot_inherit()
             self.lowres_creation_threshold = 0  # a coarser copy would not be the source's
@@ -114,15 +112,6 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
     ) -> PlannedSource:  # fmt: skip
         """The source, from a checkpoint or a plans file (.json) beside its dataset.json."""
         return PlannedSource.read(path, configuration, key_table)
-
-    def prepare(self, n_axes: int) -> None:
-        """Set what decides about the network, for configurations with so many axes."""
-        for name, value in self.networks[self.holds(n_axes)].items():
-            setattr(self, name, value)
-
-    def method(self, n_axes: int) -> Method:
-        self.prepare(n_axes)
-        return super().method(n_axes)
 
     def holds(self, n_axes: int) -> bool:
         """Whether configurations with so many axes are held to the source."""

@@ -279,6 +279,25 @@ def test_another_network_is_refused_and_the_same_is_not(tmp_path):
     refuse_other_network(ours, spec(residual=True), "d.pth")
 
 
+def test_stunet_has_the_strides_of_the_plan_in_its_file(tmp_path):
+    """nnU-Net v2's file has the plan; of v1's the plan lies elsewhere, and all axes are halved."""
+    halved = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+    first, second = (files.stunet(version) for version in (1, 2))
+    flat = second.wrap(second.state)
+    kwargs = flat["init_args"]["plans"]["configurations"]["3d_fullres"]["architecture"]
+    kwargs["arch_kwargs"]["strides"] = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    for content, expected in (
+        (first.wrap(first.state), halved), (flat, [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
+    ):  # fmt: skip
+        source = read(tmp_path / "c.pth", content)
+        assert source.spec.arch_kwargs == {
+            "dims": [4, 8, 12], "depth": [2, 2, 2], "strides": expected,
+        }  # fmt: skip
+        assert {n: p.shape for n, p in source.spec.build_empty().named_parameters()} == {
+            n: p.shape for n, p in source.parameters.items()
+        }
+
+
 SEGRESNET = {"init_filters": 16, "blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1]}
 SWIN = {"depths": [2] * 4, "num_heads": [3, 6, 12, 24]}
 

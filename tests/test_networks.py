@@ -19,9 +19,12 @@ SMALL = {
     "segresnet": {"init_filters": 8, "blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1]},
     "swinunetr": {"feature_size": 12, "depths": [2, 1, 1, 1], "num_heads": [3, 6, 12, 24],
                   "window_size": 3, "patch_size": 2, "merging": BEFORE},
+    "stunet": {"dims": [4, 6, 8, 10], "depth": [2, 1, 3, 1]},
 }  # fmt: skip
-PATCH = {"unet": (16, 24, 16), "segresnet": (16, 24, 16), "swinunetr": (32, 64, 32)}
+PATCH = {"unet": (16, 24, 16), "segresnet": (16, 24, 16), "swinunetr": (32, 64, 32),
+         "stunet": (16, 24, 16)}  # fmt: skip
 assert SMALL.keys() == NETWORKS.keys()
+FIXED = [name for name, own in NETWORKS.items() if not own.follows]  # one output, strides of 2
 
 
 def spec(name, heads=("liver", "spleen", "aorta"), channels=("CT",), **changed):
@@ -72,7 +75,8 @@ def test_the_plans_strides_are_those_of_the_feature_maps(name):
     groups = {parts.group_of(n) for n, _ in network.named_parameters()}
     assert groups == set(parts.GROUPS)
     heads = [p for n, p in network.named_parameters() if parts.group_of(n) == "head"]
-    assert sorted(p.ndim for p in heads) == [1, 5]
+    n_heads = 1 if name in FIXED else NETWORKS[name].halvings(own.arch_kwargs)
+    assert sorted(p.ndim for p in heads) == [1] * n_heads + [5] * n_heads
     assert {len(p) for p in heads} == {3}
     wide = spec(name, channels=("CT", "PET")).build_empty()
     changed = [
@@ -83,7 +87,7 @@ def test_the_plans_strides_are_those_of_the_feature_maps(name):
                        and p.ndim > 1], "these read the image, and no others"  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FIXED)
 def test_nnunets_way_to_build_one_output_and_the_switch(name):
     """By the host's function, from a plan's entries; deep supervision gives a list of one."""
     own = spec(name)
@@ -102,7 +106,7 @@ def test_nnunets_way_to_build_one_output_and_the_switch(name):
     assert of_class(own.class_name) is NETWORKS[name]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", FIXED)
 def test_a_plan_with_other_strides_is_refused(name):
     own = spec(name)
     flat = [[1, 1, 1], *([1, 2, 2] for _ in own.arch_kwargs["strides"][1:])]
@@ -156,6 +160,92 @@ def test_the_unets_norm_sees_its_batch_and_nothing_of_the_past():
         assert torch.equal(network.eval()(a), alone)
         together = network(torch.cat([a, b * 5]))
     assert not torch.allclose(together[:1], alone, atol=1e-2)
+
+
+STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 1, 1]]
+
+
+def functional_stunet(w, image, strides):
+    """The published STU-Net written out: instance norm, leaky ReLU; finest output first."""
+
+    def norm(x, name):
+        mean, var = x.mean((2, 3, 4), keepdim=True), x.var((2, 3, 4), False, keepdim=True)
+        scale, shift = (w[f"{name}.{k}"][:, None, None, None] for k in ("weight", "bias"))
+        return (x - mean) / (var + 1e-5).sqrt() * scale + shift
+
+    def conv(x, name, stride=(1, 1, 1)):
+        weight = w[f"{name}.weight"]
+        return functional.conv3d(
+            x, weight, w[f"{name}.bias"], tuple(stride), padding=weight.shape[2] // 2
+        )
+
+    def leaky(x):
+        return torch.where(x > 0, x, 0.01 * x)
+
+    def stage(x, name, stride=(1, 1, 1)):
+        for j in range(sum(k.startswith(f"{name}.") and k.endswith("conv1.bias") for k in w)):
+            own, step = f"{name}.{j}", stride if j == 0 else (1, 1, 1)
+            y = leaky(norm(conv(x, f"{own}.conv1", step), f"{own}.norm1"))
+            y = norm(conv(y, f"{own}.conv2"), f"{own}.norm2")
+            x = leaky(y + (x if j else conv(x, f"{own}.conv3", step)))
+        return x
+
+    kept, x = [], image
+    for level, stride in enumerate(strides):
+        x = stage(x, f"conv_blocks_context.{level}", stride)
+        kept.append(x)
+    found = []
+    for u in range(len(strides) - 1):
+        for axis, step in enumerate(strides[-1 - u]):
+            x = x.repeat_interleave(step, axis + 2)
+        x = torch.cat([conv(x, f"upsample_layers.{u}.conv"), kept[-2 - u]], 1)
+        x = stage(x, f"conv_blocks_localization.{u}")
+        found.append(conv(x, f"seg_outputs.{u}"))
+    return found[::-1]
+
+
+@pytest.mark.parametrize("strides", [STRIDES, [[1] * 3, *[[2] * 3] * 3]])
+def test_stunet_is_the_published_function_at_any_strides(strides):
+    """With an output of each level but the coarsest, finest first; and the finest alone."""
+    own = NETWORKS["stunet"]
+    kwargs = own.complete(SMALL["stunet"], strides)
+    network = NetworkSpec(own.class_name, kwargs, (), ("CT",), ("a", "b")).build()
+    network = randomised(network).double().eval()
+    image = torch.randn(2, 1, *PATCH["stunet"], dtype=torch.float64)
+    with torch.no_grad():
+        expected = functional_stunet(dict(network.named_parameters()), image, strides)
+        found = network(image)
+        network.decoder.deep_supervision = False  # as the host's trainer does
+        finest = network(image)
+    assert len(found) == len(expected) == 3
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-9)
+    assert torch.equal(finest, found[0])
+    assert has_deep_supervision(own.class_name)
+    assert of_class(own.class_name) is own
+
+
+@pytest.mark.parametrize(
+    ("planned", "expected"),
+    [
+        ([[1, 1, 1], [1, 2, 2]], [[1, 1, 1], [1, 2, 2], [1, 1, 1], [1, 1, 1]]),
+        ([[1, 1, 1], *[[2, 2, 2]] * 5], [[1, 1, 1], *[[2, 2, 2]] * 3]),
+        (None, [[1, 1, 1], *[[2, 2, 2]] * 3]),
+    ],
+)
+def test_stunet_has_its_own_depth_whatever_is_planned(planned, expected):
+    assert NETWORKS["stunet"].complete(SMALL["stunet"], planned)["strides"] == expected
+    assert NETWORKS["unet"].complete(SMALL["unet"], planned) == NETWORKS["unet"].complete(
+        SMALL["unet"]
+    ), "which follows nobody"
+
+
+@pytest.mark.parametrize("changed", [{"depth": [1, 1]}, {"strides": STRIDES[:3]},
+                                     {"strides": [[2, 2, 2]] * 4}])  # fmt: skip
+def test_stunet_of_two_depths_is_refused(changed):
+    own = spec("stunet")
+    with pytest.raises(PlanError, match="STU-Net of 4 levels cannot have"):
+        NetworkSpec(own.class_name, {**own.arch_kwargs, **changed}, (), ("CT",), ("a",)).build()
 
 
 def monais(name, own):

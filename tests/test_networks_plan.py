@@ -7,9 +7,9 @@ import pytest
 import torch
 from fingerprints import abdominal, prostate, tiny, write_set
 from support import Workspace
-from test_networks import SMALL
+from test_networks import FIXED, SMALL
 
-from atlas_nnunet.host import network_spec, resolve_configuration
+from atlas_nnunet.host import NetworkSpec, network_spec, resolve_configuration
 from atlas_nnunet.networks.suite import NETWORKS
 from atlas_nnunet.plan.presets import PRESETS
 
@@ -48,6 +48,12 @@ def needs(config, plans, dataset_json, name, patch):
     return network.compute_conv_feature_map_size(patch)
 
 
+def ends(architecture):
+    """Strides, and all the rest."""
+    kwargs = dict(architecture["arch_kwargs"])
+    return kwargs.pop("strides"), architecture["network_class_name"], kwargs
+
+
 @pytest.fixture(scope="module")
 def native(space):
     """Plans without --network, of as much memory."""
@@ -56,7 +62,7 @@ def native(space):
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(701, "unet"), *((n, name) for n in (702, 703) for name in NETWORKS)]
+    ("number", "name"), [(701, "unet"), *((n, name) for n in (702, 703) for name in FIXED)]
 )
 def test_patch_and_batch_follow_from_memory(space, native, number, name, capsys):
     """Multiples of what is halved, two voxels at the bottom, within the memory, and no smaller."""
@@ -100,6 +106,50 @@ def test_patch_and_batch_follow_from_memory(space, native, number, name, capsys)
     two.pop("data_identifier"), other.pop("data_identifier")
     assert two == other, "slices are planned as without --network"
     assert f"planned natively: {name} is a 3-D network" in told
+
+
+@pytest.mark.parametrize("number", SETS)
+def test_stunet_is_planned_by_nnunets_own_search(space, native, number, capsys, monkeypatch):
+    """Patch, strides and batch are the stock planner's, for a network that needs as much."""
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+        ExperimentPlanner,
+    )
+
+    own, gb = NETWORKS["stunet"], 12
+    words = ("--preset", "resenc_l", "--memory-gb", gb, "--explain")
+    plans, dataset_json = plan(space, number, "--network", "stunet", *words)
+    told = capsys.readouterr().out
+
+    def stunets(patch, n_in, n_out, class_name, arch_kwargs, imports):
+        kwargs = own.complete(planned=arch_kwargs["strides"])
+        spec = NetworkSpec(own.class_name, kwargs, (), ("a",) * n_in, ("b",) * n_out)
+        return spec.build_empty(deep_supervision=False).compute_conv_feature_map_size(patch)
+
+    for variable, value in space.variables.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(ExperimentPlanner, "static_estimate_VRAM_usage", staticmethod(stunets))
+    stock = ExperimentPlanner(number, gpu_memory_target_in_gb=gb)
+    stock.max_dataset_covered = PRESETS["resenc_l"].max_dataset_covered
+    for key, config in plans["configurations"].items():
+        if len(config.get("patch_size", ())) != 3:
+            continue
+        cases = len(dataset_json["dataset"])
+        shape, spacing = config["median_image_size_in_voxels"], config["spacing"]
+        n_voxels = math.prod(shape) * cases
+        theirs = stock.get_plans_for_configuration(spacing, shape, "x", n_voxels, {})
+        assert config["patch_size"] == list(theirs["patch_size"])
+        planned = theirs["architecture"]["arch_kwargs"]["strides"]
+        architecture = config["architecture"]
+        assert architecture["network_class_name"] == own.class_name
+        assert architecture["arch_kwargs"] == own.complete(planned=planned)
+        assert config["batch_size"] == pytest.approx(theirs["batch_size"], abs=1)
+        assert needs(config, plans, dataset_json, key, config["patch_size"]) <= BUDGET * gb / 8
+        more = len(planned) - 6
+        assert (f"nnU-Net's method has {abs(more)} " in told) == bool(more)
+    full, known = (p["configurations"]["3d_fullres"] for p in (plans, native[number]))
+    assert full["spacing"] == known["spacing"]
+    assert "kernels: 3, along every axis." in told
+    assert "planned natively: stunet is a 3-D network" in told
 
 
 def test_a_cascades_second_stage_reads_the_first_ones_labels(space):
@@ -149,14 +199,20 @@ def test_a_target_takes_the_network_of_its_source(space, name, capsys, monkeypat
     small = {**NETWORKS[name].published, **SMALL[name]}
     made, _ = plan(space, 702, "--network", name, name=f"Source_{name}")
     architecture = made["configurations"]["3d_fullres"]["architecture"]
-    architecture["arch_kwargs"] = NETWORKS[name].complete(small)
+    planned = architecture["arch_kwargs"]["strides"]
+    architecture["arch_kwargs"] = NETWORKS[name].complete(small, planned)
     folder = space.folder / "nnUNet_preprocessed/Dataset702_Set"
     (folder / f"Small_{name}.json").write_text(json.dumps(made))
     words = ("-pl", "AtlasTransferPlanner", "--from", folder / f"Small_{name}.json")
     target, _ = plan(space, 703, *words, "--preset", "unet", "--explain", name="Target")
     told = capsys.readouterr().out
     own = target["configurations"]["3d_fullres"]
-    assert own["architecture"] == architecture
+    if name in FIXED:
+        assert own["architecture"] == architecture
+    else:
+        (theirs, *same), (strides, *rest) = ends(architecture), ends(own["architecture"])
+        assert rest == same
+        assert strides != theirs, "they are the target's"
     assert own["spacing"] != made["configurations"]["3d_fullres"]["spacing"]
     assert "the target's spacing, patch and batch, on the source's network" in told
     assert "class and arguments are the source's" in told

@@ -1,6 +1,6 @@
-"""Networks that a plan can name: atlas_nnunet.networks.UNet3D, .SegResNet, .SwinUNETR.
+"""Networks that a plan can name: atlas_nnunet.networks.UNet3D, .SegResNet, .SwinUNETR, .STUNet.
 
-The last two need MONAI, which is imported when one of them is asked for and not before.
+The second and third need MONAI, which is imported when one of them is asked for and not before.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from typing import Any
 
 from atlas_nnunet.errors import PlanError
 
-MODULES = {"UNet3D": "unet", "SegResNet": "segresnet", "SwinUNETR": "swinunetr"}
+MODULES = {
+    "UNet3D": "unet", "SegResNet": "segresnet", "SwinUNETR": "swinunetr", "STUNet": "stunet",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What nnU-Net asks of a network, for networks that have one output."""
+"""What nnU-Net asks of a network that is not its own."""
 
 from __future__ import annotations
 
@@ -25,14 +25,29 @@ class Decoder:
     deep_supervision: bool
 
 
-class OneOutput(nn.Module):
-    """A network without outputs at lower resolutions: with deep supervision on, a list of one.
+class Planned(nn.Module):
+    """A network that a plan can name.
 
-    A subclass has `logits` and `levels`, and calls `settle` once it is built.
+    A subclass has `levels`, and sets these two once it is built.
     """
 
     decoder: Decoder
     input_channels: int
+
+    def levels(self) -> list[nn.Module]:
+        """Modules whose outputs are the encoder's feature maps, finest first."""
+        raise NotImplementedError
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> float:
+        """Memory of one patch (z, y, x), under the name and in the unit of nnU-Net's networks."""
+        return feature_elements(self, self.input_channels, input_size)
+
+
+class OneOutput(Planned):
+    """A network without outputs at lower resolutions: with deep supervision on, a list of one.
+
+    A subclass has `logits` and `levels`, and calls `settle` once it is built.
+    """
 
     def settle(
         self, input_channels: int, strides: Strides, levels: int, deep_supervision: bool
@@ -56,15 +71,7 @@ class OneOutput(nn.Module):
         """(batch, channels, z, y, x) -> (batch, classes, z, y, x)."""
         raise NotImplementedError
 
-    def levels(self) -> list[nn.Module]:
-        """Modules whose outputs are the encoder's feature maps, finest first."""
-        raise NotImplementedError
-
     def forward(self, image: Tensor) -> Any:
         """The logits; a list of them with deep supervision on."""
         found = self.logits(image)
         return [found] if self.decoder.deep_supervision else found
-
-    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> float:
-        """Memory of one patch (z, y, x), under the name and in the unit of nnU-Net's networks."""
-        return feature_elements(self, self.input_channels, input_size)

@@ -6,17 +6,19 @@ import re
 
 GROUPS = ("encoder", "decoder", "head")
 
-# Read from the top; the last row always applies. Heads are nnU-Net's segmentation layers of all
-# resolutions, and UNet3D's, SegResNet's and SwinUNETR's last convolution.
+# Read from the top; the last row always applies. Heads are nnU-Net's and STUNet's segmentation
+# layers of all resolutions, and UNet3D's, SegResNet's and SwinUNETR's last convolution.
 _GROUPS = (
-    (re.compile(r"\.seg_layers\.|^(out_tr|conv_final\.2|out)\."), "head"),
-    (re.compile(r"^(decoder\d?|up_tr\d+|up_layers|up_samples|conv_final)\."), "decoder"),
+    (re.compile(r"\.seg_layers\.|^(out_tr|conv_final\.2|out|seg_outputs\.\d+)\."), "head"),
+    (re.compile(r"^(decoder\d?|up_tr\d+|up_layers|up_samples|conv_final"
+                r"|upsample_layers|conv_blocks_localization)\."), "decoder"),
     (re.compile(""), "encoder"),
-)
-# Of the suite's networks, in their order. SwinUNETR reads the image three times.
+)  # fmt: skip
+# Of the suite's networks, in their order. SwinUNETR reads the image three times, STUNet twice.
 _READS_IMAGE = re.compile(
     r"^(down_tr64\.ops\.0\.conv1|convInit\.conv"
-    r"|swinViT\.patch_embed\.proj|encoder1\.layer\.conv[13]\.conv)\."
+    r"|swinViT\.patch_embed\.proj|encoder1\.layer\.conv[13]\.conv"
+    r"|conv_blocks_context\.0\.0\.conv[13])\."
 )
 
 

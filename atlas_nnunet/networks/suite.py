@@ -1,13 +1,14 @@
-"""The SuPreM suite as a table: what planning, transfer and training must know of its networks.
+"""Networks beside nnU-Net's own, as a table: what planning, transfer and training must know.
 
-Arguments are those of the published weights: SuPreM 76e1a64 (supervised_pretraining/train.py,
-backbone/Universal_model.py) and Models Genesis 104f487 (pytorch/unet3d.py). No torch here: the
+The SuPreM suite and STU-Net. Arguments are those of the published weights: SuPreM 76e1a64
+(supervised_pretraining/train.py, backbone/Universal_model.py), Models Genesis 104f487
+(pytorch/unet3d.py) and STU-Net 0652eaf (nnUNet-2.2, STUNetTrainer.py: base). No torch here: the
 command line reads the names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +17,17 @@ Arguments = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Network:
-    """A network with one output, whose axes are all halved alike.
+    """A network of one depth, all of whose axes are halved alike, with one output.
 
     Attributes:
         name: As `plan --network` takes it.
         class_name: Dotted path, as a plan names it.
         published: Arguments of the published weights.
-        halvings: Arguments -> how often each axis is halved.
+        halvings: Arguments -> how often each axis is halved, at most where it `follows`.
         kernels: In words, for `plan --explain`.
         purpose: For `--help`.
+        follows: Which axes a level halves is nnU-Net's choice for the data set, since no weight
+            depends on it; and there is an output at each resolution, as nnU-Net's own have it.
     """
 
     name: str
@@ -33,19 +36,33 @@ class Network:
     kernels: str
     purpose: str
     published: Arguments = field(default_factory=dict)
+    follows: bool = False
 
-    def strides(self, arguments: Arguments) -> list[list[int]]:
-        """Of each level, finest first, as nnU-Net's plans have them."""
-        return [[1] * 3, *([2] * 3 for _ in range(self.halvings(arguments)))]
+    def strides(
+        self, arguments: Arguments, planned: Sequence[Sequence[int]] | None = None
+    ) -> list[list[int]]:
+        """Of each level, finest first, as nnU-Net's plans have them.
+
+        Args:
+            arguments: Of the network.
+            planned: nnU-Net's choice, for a network that follows it: what goes deeper is left out,
+                levels that are lacking halve nothing. Without it every axis is halved.
+        """
+        n = self.halvings(arguments)
+        if self.follows and planned is not None:
+            return [*([int(step) for step in level] for level in planned), *[[1] * 3] * n][: n + 1]
+        return [[1] * 3, *([2] * 3 for _ in range(n))]
 
     def divisor(self, arguments: Arguments) -> int:
         """What every axis of a patch is a multiple of."""
         return 2 ** self.halvings(arguments)
 
-    def complete(self, arguments: Arguments | None = None) -> dict[str, Any]:
+    def complete(
+        self, arguments: Arguments | None = None, planned: Sequence[Sequence[int]] | None = None
+    ) -> dict[str, Any]:
         """`arch_kwargs` of a plan: the published arguments where none are given, and strides."""
         own = dict(self.published if arguments is None else arguments)
-        return {**own, "strides": self.strides(own)}
+        return {**own, "strides": self.strides(own, planned)}
 
 
 # Which of its eight neighbours a merged voxel of Swin UNETR reads. MONAI read two of them twice and
@@ -70,6 +87,11 @@ NETWORKS = {network.name: network for network in (
         {"feature_size": 48, "depths": [2, 2, 2, 2], "num_heads": [3, 6, 12, 24],
          "window_size": 7, "patch_size": 2, "merging": BEFORE},
     ),
+    Network(
+        "stunet", "atlas_nnunet.networks.STUNet", lambda arguments: len(arguments["dims"]) - 1, "3",
+        "STU-Net, of the base size: residual blocks, and nnU-Net's strides",
+        {"dims": [32, 64, 128, 256, 512, 512], "depth": [1] * 6}, follows=True,
+    ),
 )}  # fmt: skip
 
 
@@ -80,7 +102,8 @@ def of_class(class_name: str) -> Network | None:
 
 def has_deep_supervision(class_name: str) -> bool:
     """Whether a network gives outputs at lower resolutions too, as nnU-Net's own do."""
-    return of_class(class_name) is None
+    own = of_class(class_name)
+    return own is None or own.follows
 
 
 def described(class_name: str, arguments: Arguments) -> str:

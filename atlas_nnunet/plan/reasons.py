@@ -38,6 +38,8 @@ class Facts:
         estimates: Configuration -> feature-map voxels of one patch.
         not_by_rule: What something other than nnU-Net's method decided: "spacing" -> who, and
             a configuration's name -> who decided its network, "NAME.patch" -> its patch too.
+        strides: Configuration -> strides that its patch was rounded for, where its network does not
+            have just these.
     """
 
     fingerprint: Mapping[str, Any]
@@ -47,6 +49,11 @@ class Facts:
     methods: Mapping[int, Method]
     estimates: Mapping[str, float]
     not_by_rule: Mapping[str, str] = field(default_factory=dict)
+    strides: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+
+    def strides_of(self, name: str, config: Mapping[str, Any]) -> Sequence[Sequence[int]]:
+        """Of each stage, by nnU-Net's method."""
+        return self.strides.get(name, config["architecture"]["arch_kwargs"]["strides"])
 
     def axes(self, n_axes: int) -> list[str]:
         """Letters of a configuration's axes; 2-D leaves out the first."""
@@ -123,7 +130,7 @@ def patch_reason(facts: Facts, name: str, config: Mapping[str, Any]) -> str:
         return f"patch {times(patch)}: {facts.not_by_rule[f'{name}.patch']}; {needs}{more}."
     shape = config["median_image_size_in_voxels"]
     first = method.first_patch(config["spacing"], shape)
-    divisors = np.prod(config["architecture"]["arch_kwargs"]["strides"], axis=0)
+    divisors = np.prod(facts.strides_of(name, config), axis=0)
     rounded = [math.ceil(n / d) * d for n, d in zip(first, divisors, strict=True)]
     solid = {3: "a cube in mm of 256^3 voxels", 2: "a square in mm of 2048^2 voxels"}[n_axes]
     start = f"patch {times(patch)}: the search starts from {solid}, cut to the median image: "
@@ -140,11 +147,11 @@ def patch_reason(facts: Facts, name: str, config: Mapping[str, Any]) -> str:
     )
 
 
-def topology_reason(facts: Facts, config: Mapping[str, Any]) -> list[str]:
+def topology_reason(facts: Facts, name: str, config: Mapping[str, Any]) -> list[str]:
     """Strides and kernels by axis, with the spacings that decide them."""
     arch, patch = config["architecture"]["arch_kwargs"], config["patch_size"]
     own = of_class(config["architecture"]["network_class_name"])
-    if own:
+    if own and not own.follows:
         step = own.divisor(arch)
         return [
             f"strides: every axis is halved {own.halvings(arch)} times, whatever its spacing, so a "
@@ -152,7 +159,7 @@ def topology_reason(facts: Facts, config: Mapping[str, Any]) -> list[str]:
             f"{times([n // step for n in patch])}.",
             f"kernels: {own.kernels}, along every axis.",
         ]
-    strides, kernels = np.array(arch["strides"]), np.array(arch["kernel_sizes"])
+    strides = np.array(arch["strides"])
     method, axes = facts.methods[len(patch)], facts.axes(len(patch))
     halvings = ", ".join(
         f"{name} {int(n)}" for name, n in zip(axes, np.log2(strides).sum(0), strict=True)
@@ -163,6 +170,14 @@ def topology_reason(facts: Facts, config: Mapping[str, Any]) -> list[str]:
         f"{SIMILAR}, then all together, and none below {method.min_edge_vox} voxels: the coarsest "
         f"feature map has {times(coarsest)}."
     ]
+    if own:
+        told = f"{own.name} has {len(strides)} levels"
+        more = len(facts.strides_of(name, config)) - len(strides)
+        if more and f"{name}.patch" not in facts.not_by_rule:
+            how = "more, which are left out" if more > 0 else "less: the last halve nothing"
+            lines.append(f"levels: {told}; nnU-Net's method has {abs(more)} {how}.")
+        return [*lines, f"kernels: {own.kernels}, along every axis."]
+    kernels = np.array(arch["kernel_sizes"])
     # Spacing at which each stage's kernel was decided: before that stage's feature map is halved.
     stage_mm = np.array(config["spacing"], float) * strides.cumprod(0)
     flat = [
@@ -247,7 +262,7 @@ def explain(facts: Facts, plans: Mapping[str, Any]) -> str:
         per_case = facts.n_voxels / math.prod(facts.shape_vox)
         n_voxels = coarse_voxels(facts, plans) * per_case if name == "3d_lowres" else facts.n_voxels
         reasons = [
-            patch_reason(facts, name, config), *topology_reason(facts, config),
+            patch_reason(facts, name, config), *topology_reason(facts, name, config),
             network_reason(facts, name, config), batch_reason(facts, name, config, n_voxels),
         ]  # fmt: skip
         lines += [f"{name}, at {times(config['spacing'])} mm:", *(f"  {line}" for line in reasons)]

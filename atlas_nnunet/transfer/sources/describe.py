@@ -11,7 +11,7 @@ from torch import Tensor
 
 from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import NetworkSpec, channel_names, head_names
-from atlas_nnunet.networks.suite import BEFORE, of_class
+from atlas_nnunet.networks.suite import BEFORE, NETWORKS, of_class
 from atlas_nnunet.transfer.sources import layouts
 from atlas_nnunet.transfer.sources.oldplans import spec_of_any_age
 from atlas_nnunet.transfer.sources.stored import KEY_TABLE_HINT, Stored
@@ -172,13 +172,16 @@ def stunet(stored: Stored, tensors: Tensors, where: str) -> Described:
     init = stored.entries.get("init_args")
     if not isinstance(init, Mapping) or "dataset_json" not in init:
         return found  # written by nnU-Net v1, whose plan lies in a file of its own
-    dataset_json = init["dataset_json"]
+    plans, configuration, dataset_json = (
+        init[key] for key in ("plans", "configuration", "dataset_json")
+    )
+    planned = spec_of_any_age(plans, configuration, dataset_json).arch_kwargs["strides"]
     spec = NetworkSpec(
-        found.spec.class_name, found.spec.arch_kwargs, (),
+        found.spec.class_name, NETWORKS["stunet"].complete(found.spec.arch_kwargs, planned), (),
         unnamed("channel", n_in, channel_names(dataset_json)),
         unnamed("head", n_out, head_names(dataset_json)),
     )  # fmt: skip
-    return Described(spec, found.shapes, init["plans"], dataset_json, init["configuration"])
+    return Described(spec, found.shapes, plans, dataset_json, configuration)
 
 
 Describe = Callable[[Stored, Tensors, str], Described]

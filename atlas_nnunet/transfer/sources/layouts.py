@@ -3,7 +3,7 @@
 Each function answers, for a network's arguments, what its `named_parameters()` are, so that a file
 can be held to it without the package that defines the network. Sources of the names: MONAI 1.6.1
 (SegResNet, SwinUNETR; held to its classes by tests), Models Genesis 12f7feb (UNet3D) and STU-Net
-0652eaf (STUNet): class definitions, read; no released weights were opened. All but the last are
+0652eaf (STUNet): class definitions, read; no released weights were opened. All are
 atlas_nnunet.networks too, whose names are held to these by tests.
 """
 
@@ -17,8 +17,9 @@ from atlas_nnunet.networks.suite import NETWORKS
 
 Shapes = dict[str, tuple[int, ...]]
 
-UNET3D, SEGRESNET, SWIN_UNETR = (NETWORKS[n].class_name for n in ("unet", "segresnet", "swinunetr"))
-STUNET = "nnunetv2.training.nnUNetTrainer.STUNetTrainer.STUNet"
+UNET3D, SEGRESNET, SWIN_UNETR, STUNET = (
+    NETWORKS[name].class_name for name in ("unet", "segresnet", "swinunetr", "stunet")
+)
 
 
 def _conv(name: str, n_out: int, n_in: int, size: int | Sequence[int], *, bias: bool) -> Shapes:
