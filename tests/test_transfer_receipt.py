@@ -14,6 +14,7 @@ from atlas_nnunet.transfer.forward import as_table, forward_check, look, patch_s
 from atlas_nnunet.transfer.heads import Heads
 from atlas_nnunet.transfer.intensities import affine, scheme, to_source
 from atlas_nnunet.transfer.page import receipt_page
+from atlas_nnunet.transfer.pair import takes_a_shift
 from atlas_nnunet.transfer.receipt import receipt, refuse_below
 from atlas_nnunet.transfer.starting import start_target
 
@@ -65,6 +66,19 @@ def test_a_folded_first_convolution_answers_alike_off_the_border(residual, n):
     border = (before.repeat(1, 2, 1, 1, 1) - after).abs().max()
     assert border > 1e-2, "zero padding means another intensity on either side: said, not hidden"
     assert {d.rule for d in decisions if "fold" in d.rule} >= {"fold_normalisation + wider"}
+
+
+def test_what_has_no_bias_takes_no_shift():
+    bare = spec()
+    bare = replace(bare, arch_kwargs={**bare.arch_kwargs, "conv_bias": False})
+    for own, expected in ((spec(), True), (spec(residual=True), True), (bare, False)):
+        assert takes_a_shift([n for n, _ in own.build_empty().named_parameters()]) == expected
+    one = "swinViT.patch_embed.proj.weight"
+    assert takes_a_shift([one, one.replace("weight", "bias")])
+    assert not takes_a_shift(
+        [one, one.replace("weight", "bias"), "encoder1.layer.conv1.conv.weight"]
+    )
+    assert not takes_a_shift([])
 
 
 def test_each_channel_is_folded_by_its_own_numbers():

@@ -136,6 +136,7 @@ def _start(
     from atlas_nnunet.transfer.forward import MOST_VOX, as_table, look, patch_size, real_patch
     from atlas_nnunet.transfer.intensities import affine, scheme
     from atlas_nnunet.transfer.levels import choose_levels
+    from atlas_nnunet.transfer.pair import takes_a_shift
     from atlas_nnunet.transfer.receipt import receipt, refuse_below
     from atlas_nnunet.transfer.shares import Shares
     from atlas_nnunet.transfer.starting import start_target
@@ -146,8 +147,9 @@ def _start(
     print(_accounted(source))
     names = {name: canonical(name) for name in (*source.spec.heads, *spec.heads)}
     levels = choose_levels(args.levels, *ends)
-    biased = all(s.arch_kwargs.get("conv_bias") for s in (source.spec, spec))
-    folds = affine(*(scheme(*end) for end in ends)) if biased and not args.no_fold else ()
+    own = [name for name, _ in spec.build_empty().named_parameters()]
+    foldable = takes_a_shift(source.parameters) and takes_a_shift(own)
+    folds = affine(*(scheme(*end) for end in ends)) if foldable and not args.no_fold else ()
     network, decisions, heads = start_target(
         source, spec, names, args.seed, shift=levels.shift, folds=folds, parts=set(args.parts)
     )

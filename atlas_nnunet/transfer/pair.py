@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -58,9 +58,8 @@ class Pair:
 
     @property
     def is_first(self) -> bool:
-        """The convolution that sees the image, or its bias; SwinUNETR has three."""
-        staged = address(self.name, 0).startswith("encoder.first.conv.")
-        return staged or reads_image(self.name)
+        """A convolution that sees the image, or its bias."""
+        return is_first(self.name)
 
     @property
     def channel_axes(self) -> dict[str, int]:
@@ -88,6 +87,18 @@ class Pair:
         """(side, axis, source's number, target's) of each channel axis."""
         for side, axis in self.channel_axes.items():
             yield side, axis, source_of(self).shape[axis], self.target.shape[axis]
+
+
+def is_first(name: str) -> bool:
+    """Whether a parameter belongs to a convolution that sees the image: mostly one, SwinUNETR has
+    three."""
+    return address(name, 0).startswith("encoder.first.conv.") or reads_image(name)
+
+
+def takes_a_shift(names: Collection[str]) -> bool:
+    """Whether every convolution that sees the image has a bias, for a shift of intensities."""
+    weights = [name for name in names if is_first(name) and name.endswith("weight")]
+    return bool(weights) and all(f"{n.removesuffix('weight')}bias" in names for n in weights)
 
 
 def source_of(pair: Pair) -> Tensor:
