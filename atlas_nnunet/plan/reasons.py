@@ -174,7 +174,7 @@ def topology_reason(facts: Facts, name: str, config: Mapping[str, Any]) -> list[
         told = f"{own.name} has {len(strides)} levels"
         more = len(facts.strides_of(name, config)) - len(strides)
         if more and f"{name}.patch" not in facts.not_by_rule:
-            how = "more, which are left out" if more > 0 else "less: the last halve nothing"
+            how = "more, which are left out" if more > 0 else "fewer: the last halve nothing"
             lines.append(f"levels: {told}; nnU-Net's method has {abs(more)} {how}.")
         return [*lines, f"kernels: {own.kernels}, along every axis."]
     kernels = np.array(arch["kernel_sizes"])
