@@ -23,6 +23,11 @@ PLAIN: Mapping[str, Any] = {  # blocks: default_experiment_planner.py, nnunetv2 
 }  # fmt: skip
 
 
+def with_patch(plans: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Configurations that were planned: a cascade's second stage inherits its patch."""
+    return {n: c for n, c in plans["configurations"].items() if "patch_size" in c}
+
+
 def extended(values: tuple, length: int) -> tuple:
     """Per-stage values for another depth: the same from the top, the deepest one repeated."""
     return (*values, *(values[-1],) * length)[:length]

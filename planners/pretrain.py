@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
@@ -23,7 +22,7 @@ from atlas_nnunet.plan.method import Method
 from atlas_nnunet.plan.presets import PRESETS, Preset, apply
 from atlas_nnunet.plan.reasons import Facts, explain
 from atlas_nnunet.planners.estimate import feature_map_voxels
-from atlas_nnunet.planners.held import NETWORK, PLAIN
+from atlas_nnunet.planners.held import NETWORK, PLAIN, with_patch
 from atlas_nnunet.planners.images import Images
 from atlas_nnunet.planners.suite import NUMBERS, VOLUMES, Chosen
 from atlas_nnunet.settings import SECTION, Training
@@ -47,6 +46,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
 
     default_plans_name = "AtlasPretrainPlans"
     default_schedule = "nnunet"
+    residual = True  # so is the host's class; `prepare` says otherwise
 
     def __init__(
         self,
@@ -72,15 +72,17 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         apply(self.preset, self)
         if memory_target_gb is not None:
             self.UNet_vram_target_GB = memory_target_gb
-        own = {"residual": True, "UNet_class": ResidualEncoderUNet}  # blocks: the host's class
-        for name, value in (own if self.preset.residual else PLAIN).items():
-            setattr(self, name, value)
-        self.native = {name: getattr(self, name) for name in NETWORK}
+        own = {name: getattr(self, name) for name in NETWORK}
+        self.native = own if self.preset.residual else own | PLAIN
         self.networks = {False: self.native, True: self.native | NUMBERS}
 
     def holds(self, n_axes: int) -> bool:
         """Whether a network beside nnU-Net's is planned for configurations with so many axes."""
         return self.suite is not None and n_axes == VOLUMES
+
+    def held(self, plans: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """Planned configurations for which `holds` is true."""
+        return {n: c for n, c in with_patch(plans).items() if self.holds(len(c["patch_size"]))}
 
     def prepare(self, n_axes: int) -> None:
         """Set what decides about the network, for configurations with so many axes."""
@@ -99,9 +101,8 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         plan = self.host_plan(spacing, median_shape, data_identifier, n_voxels, cache)
         if self.suite is None or len(spacing) != VOLUMES:
             return plan
-        plan["architecture"] = self.suite.architecture(
-            plan["architecture"]["arch_kwargs"]["strides"]
-        )
+        strides = plan["architecture"]["arch_kwargs"]["strides"]
+        plan["architecture"] = self.suite.architecture(strides)
         if self.suite.network.follows:
             return plan
         method = self.method(VOLUMES)
@@ -140,9 +141,8 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         if self.suite and len(patch_size) == VOLUMES:
             if not self.suite.network.follows:
                 return 1.0  # the host need not search: where strides do not move, we do
-            class_name, arch_kwargs, requires_import = self.suite.architecture(
-                arch_kwargs["strides"]
-            ).values()
+            own = self.suite.architecture(arch_kwargs["strides"])
+            class_name, arch_kwargs, requires_import = own.values()
         return feature_map_voxels(
             patch_size, n_inputs, n_outputs, class_name, arch_kwargs, requires_import
         )
@@ -178,26 +178,23 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
             return {"spacing": f"that of {whose} serves the targets best"}
         found = {"spacing": "--spacing was given"} if self.overwrite_target_spacing else {}
         if self.suite:
-            sizes = {n: len(c.get("patch_size", ())) for n, c in plans["configurations"].items()}
-            found |= {n: self.suite.why for n, n_axes in sizes.items() if n_axes == VOLUMES}
+            found |= dict.fromkeys(self.held(plans), self.suite.why)
         return found
 
     def reasons(self, plans: Mapping[str, Any]) -> str:
         """Why spacing, patch, strides, batch and network came out as they did, for people."""
         images = self.images()
+        methods = {n_axes: self.method(n_axes) for n_axes in (2, VOLUMES)}
+        strides = self.suite.followed(self.held(plans), methods[VOLUMES]) if self.suite else {}
         facts = Facts(
             fingerprint=self.dataset_fingerprint,
             transpose_forward=images.transpose_forward,
             shape_vox=images.shape_vox.tolist(),
             n_voxels=images.n_voxels,
-            methods={n_axes: self.method(n_axes) for n_axes in (2, 3)},
-            estimates={
-                name: self.estimate(config)
-                for name, config in plans["configurations"].items()
-                if "patch_size" in config
-            },
+            methods=methods,
+            estimates={name: self.estimate(own) for name, own in with_patch(plans).items()},
             not_by_rule=self.not_by_rule(plans),
-            strides=self.suite.followed(plans, self.method(VOLUMES)) if self.suite else {},
+            strides=strides,
         )
         return explain(facts, plans)
 
@@ -278,9 +275,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
     def explain(self, plans: Mapping[str, Any]) -> str:
         """What was decided, for people."""
         lines = [f"{self.plans_identifier} for {self.dataset_name} (preset {self.preset_name})"]
-        for name, config in plans["configurations"].items():
-            if "patch_size" not in config:
-                continue
+        for name, config in with_patch(plans).items():
             architecture = config["architecture"]
             network = described(architecture["network_class_name"], architecture["arch_kwargs"])
             if self.suite and len(config["patch_size"]) == 2:

@@ -36,18 +36,18 @@ class Chosen:
 
     Attributes:
         network: Its row.
-        arch_kwargs: As the plan will say them.
+        arguments: Its own; strides are `architecture`'s to say.
         why: Who decided.
     """
 
     network: Network
-    arch_kwargs: Mapping[str, Any]
+    arguments: Mapping[str, Any]
     why: str
 
     @classmethod
     def by_name(cls, name: str) -> Chosen:
         network = NETWORKS[name]
-        return cls(network, network.complete(), "--network was given; arguments as published")
+        return cls(network, network.published, "--network was given; arguments as published")
 
     @classmethod
     def of_source(cls, class_name: str, arch_kwargs: Mapping[str, Any]) -> Chosen | None:
@@ -55,26 +55,27 @@ class Chosen:
         network = of_class(class_name)
         if network is None:
             return None
-        return cls(network, network.complete(arch_kwargs), "class and arguments are the source's")
+        return cls(network, arch_kwargs, "class and arguments are the source's")
 
     def architecture(self, planned: Sequence[Sequence[int]]) -> dict[str, Any]:
         """As a plan has it; `planned`: strides by nnU-Net's method, for whoever follows them."""
         return {
             "network_class_name": self.network.class_name,
-            "arch_kwargs": self.network.complete(self.arch_kwargs, planned),
+            "arch_kwargs": self.network.complete(self.arguments, planned),
             "_kw_requires_import": [],
         }
 
-    def followed(self, plans: Mapping[str, Any], method: Method) -> dict[str, list[list[int]]]:
+    def followed(
+        self, configurations: Mapping[str, Mapping[str, Any]], method: Method
+    ) -> dict[str, list[list[int]]]:
         """Configuration -> strides of nnU-Net's own network for its patch, where this one follows
         them (end of the search in `get_plans_for_configuration`, host 2.8.1)."""
-        configs = plans["configurations"].items() if self.network.follows else ()
+        if not self.network.follows:
+            return {}
+        least = method.min_edge_vox
         return {
-            name: get_pool_and_conv_props(
-                config["spacing"], config["patch_size"], method.min_edge_vox, UNBOUNDED
-            )[1]
-            for name, config in configs
-            if len(config.get("patch_size", ())) == VOLUMES
+            name: get_pool_and_conv_props(c["spacing"], c["patch_size"], least, UNBOUNDED)[1]
+            for name, c in configurations.items()
         }
 
     def patch(
@@ -92,7 +93,7 @@ class Chosen:
         Raises:
             PlanError: the smallest patch does not fit.
         """
-        step = self.network.divisor(self.arch_kwargs)
+        step = self.network.divisor(self.arguments)
         first = method.first_patch(spacing_mm, shape_vox)
         path = [widened([math.ceil(n / step) * step for n in first], shape_vox, step)]
         while smaller := cut(path[-1], shape_vox, step):

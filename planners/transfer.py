@@ -225,12 +225,10 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
         found = super().not_by_rule(plans)
         if self.mode.geometry:
             found |= {"spacing": "it is the source's", "order": "as in the source's plan"}
-        for name, config in plans["configurations"].items():
-            if "patch_size" in config and self.holds(len(config["patch_size"])):
-                theirs = "class, blocks and widths are the source's"
-                found[name] = self.suite.why if self.suite else theirs
-                if self.mode.geometry:
-                    found[f"{name}.patch"] = "the source's, with its strides and kernels"
+        for name in self.held(plans):
+            found.setdefault(name, "class, blocks and widths are the source's")
+            if self.mode.geometry:
+                found[f"{name}.patch"] = "the source's, with its strides and kernels"
         return found
 
     def _why_native(self, plans: Mapping[str, Any], name: str) -> str:

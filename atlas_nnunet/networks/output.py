@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.networks.memory import feature_elements
+from atlas_nnunet.networks.suite import all_halved
 
 Strides = Sequence[Sequence[int]]
 
@@ -57,8 +58,7 @@ class OneOutput(Planned):
         Raises:
             PlanError: the plan says other strides than the network has.
         """
-        own = [[1] * 3] + [[2] * 3] * (levels - 1)
-        if strides and [list(stride) for stride in strides] != own:
+        if strides and [list(stride) for stride in strides] != all_halved(levels):
             raise PlanError(
                 f"{type(self).__name__} halves all axes {levels - 1} times, the plan says strides "
                 f"{[list(stride) for stride in strides]}",

@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate, leaky_relu
 
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.networks.output import Decoder, Planned, Strides
+from atlas_nnunet.networks.suite import all_halved
 
 
 class Block(nn.Module):
@@ -76,7 +77,7 @@ class STUNet(Planned):
         strides: Strides = (), deep_supervision: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        steps = strides or [[1] * 3, *([2] * 3 for _ in dims[1:])]
+        steps = strides or all_halved(len(dims))
         if not len(dims) == len(depth) == len(steps) or list(steps[0]) != [1] * 3:
             raise PlanError(
                 f"an STU-Net of {len(dims)} levels cannot have blocks {list(depth)} and strides "

@@ -15,6 +15,11 @@ from typing import Any
 Arguments = Mapping[str, Any]
 
 
+def all_halved(levels: int) -> list[list[int]]:
+    """Strides of each level, finest first, where each halves every axis of the one above."""
+    return [[1] * 3, *([2] * 3 for _ in range(levels - 1))]
+
+
 @dataclass(frozen=True)
 class Network:
     """A network of one depth, all of whose axes are halved alike, with one output.
@@ -48,10 +53,11 @@ class Network:
             planned: nnU-Net's choice, for a network that follows it: what goes deeper is left out,
                 levels that are lacking halve nothing. Without it every axis is halved.
         """
-        n = self.halvings(arguments)
-        if self.follows and planned is not None:
-            return [*([int(step) for step in level] for level in planned), *[[1] * 3] * n][: n + 1]
-        return [[1] * 3, *([2] * 3 for _ in range(n))]
+        levels = self.halvings(arguments) + 1
+        if not self.follows or planned is None:
+            return all_halved(levels)
+        known = [[int(step) for step in level] for level in planned[:levels]]
+        return known + [[1] * 3 for _ in range(levels - len(known))]
 
     def divisor(self, arguments: Arguments) -> int:
         """What every axis of a patch is a multiple of."""
