@@ -284,8 +284,7 @@ def test_stunet_has_the_strides_of_the_plan_in_its_file(tmp_path):
     halved = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
     first, second = (files.stunet(version) for version in (1, 2))
     flat = second.wrap(second.state)
-    kwargs = flat["init_args"]["plans"]["configurations"]["3d_fullres"]["architecture"]
-    kwargs["arch_kwargs"]["strides"] = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    arch_of(flat["init_args"])["strides"] = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
     for content, expected in (
         (first.wrap(first.state), halved), (flat, [[1, 1, 1], [1, 2, 2], [2, 2, 2]]),
     ):  # fmt: skip
@@ -296,6 +295,27 @@ def test_stunet_has_the_strides_of_the_plan_in_its_file(tmp_path):
         assert {n: p.shape for n, p in source.spec.build_empty().named_parameters()} == {
             n: p.shape for n, p in source.parameters.items()
         }
+
+
+@pytest.mark.parametrize(
+    ("lose", "said"),
+    [
+        (lambda init: init.pop("plans"), "no plans among init_args"),
+        (lambda init: init.pop("configuration"), "no configuration among init_args"),
+        (lambda init: arch_of(init).pop("strides"), "no strides of three axes"),
+        (lambda init: arch_of(init).update(strides=[[1, 1], [2, 2], [2, 2]]), "of three axes"),
+    ],
+)
+def test_a_stunet_whose_plan_is_damaged_is_refused_in_words(tmp_path, lose, said):
+    made = files.stunet(2)
+    content = made.wrap(made.state)
+    lose(content["init_args"])
+    with pytest.raises(TransferError, match=said):
+        read(tmp_path / "c.pth", content)
+
+
+def arch_of(init):
+    return init["plans"]["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
 
 
 SEGRESNET = {"init_filters": 16, "blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1]}

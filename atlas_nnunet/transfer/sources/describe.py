@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -77,12 +77,23 @@ def built_shapes(spec: NetworkSpec, where: str) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
+def training_of(stored: Stored, where: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Plans, configuration and dataset.json that a checkpoint of nnU-Net v2 has inside.
+
+    Raises:
+        TransferError: one of them is missing.
+    """
+    init = stored.entries["init_args"]
+    lacking = [key for key in ("plans", "configuration", "dataset_json") if key not in init]
+    if lacking:
+        raise TransferError(f"no {', '.join(lacking)} among init_args", where=where,
+                            do=f"the file is incomplete; {KEY_TABLE_HINT}")  # fmt: skip
+    return init["plans"], init["configuration"], init["dataset_json"]
+
+
 def from_plan(stored: Stored, tensors: Tensors, where: str) -> Described:
     """nnU-Net v2: the plan lies in the checkpoint."""
-    init = stored.entries["init_args"]
-    plans, configuration, dataset_json = (
-        init[key] for key in ("plans", "configuration", "dataset_json")
-    )
+    plans, configuration, dataset_json = training_of(stored, where)
     spec = trusted(spec_of_any_age(plans, configuration, dataset_json), where)
     return Described(spec, built_shapes(spec, where), plans, dataset_json, configuration)
 
@@ -172,14 +183,17 @@ def stunet(stored: Stored, tensors: Tensors, where: str) -> Described:
     init = stored.entries.get("init_args")
     if not isinstance(init, Mapping) or "dataset_json" not in init:
         return found  # written by nnU-Net v1, whose plan lies in a file of its own
-    plans, configuration, dataset_json = (
-        init[key] for key in ("plans", "configuration", "dataset_json")
-    )
-    planned = spec_of_any_age(plans, configuration, dataset_json).arch_kwargs["strides"]
-    spec = NetworkSpec(
-        found.spec.class_name, NETWORKS["stunet"].complete(found.spec.arch_kwargs, planned), (),
-        unnamed("channel", n_in, channel_names(dataset_json)),
-        unnamed("head", n_out, head_names(dataset_json)),
+    plans, configuration, dataset_json = training_of(stored, where)
+    planned = spec_of_any_age(plans, configuration, dataset_json).arch_kwargs.get("strides", [[]])
+    if any(len(level) != 3 for level in planned):
+        raise TransferError(
+            f"the plan in the file has no strides of three axes: {planned}", where=where,
+            do="give the file without its init_args, as nnU-Net v1 writes it",
+        )  # fmt: skip
+    spec = replace(
+        found.spec, arch_kwargs=NETWORKS["stunet"].complete(found.spec.arch_kwargs, planned),
+        channels=unnamed("channel", n_in, channel_names(dataset_json)),
+        heads=unnamed("head", n_out, head_names(dataset_json)),
     )  # fmt: skip
     return Described(spec, found.shapes, plans, dataset_json, configuration)
 
