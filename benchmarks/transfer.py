@@ -1,15 +1,13 @@
-"""Scratch against transfer at 1, 2, 4 and 8 target cases: Dice, NSD, iterations; and ablations.
+"""Scratch against transfer on few target cases: Dice, NSD, iterations; and ablations.
 
     python benchmarks/transfer.py phantom -o FOLDER
     python benchmarks/transfer.py openkbp --data DIR -o FOLDER
     python benchmarks/transfer.py tumours -o FOLDER
 
-Every arm of a number of cases and a seed has the same cases, split, held-out patients, number of
-iterations and batch size. Arms of one plan have the same patches as well, drawn alike. Each arm has
-the best of the learning rates that were tried for it on phantoms (table "rates": 4 cases, a seed of
-its own); on OpenKBP its baselines were tried again ("baseline rates").
-Killed, it goes on where it was. Leaves a folder for each table, with compare.json and compare.html
-of `atlas-nnunet compare`.
+Each takes at most 45 minutes on two cores, and so does each further table (--tables). All arms of
+a number of cases and a seed have the same cases, split, held-out patients, number of iterations and
+batch size; arms of one plan have the same patches as well. A killed run resumes. Each table leaves
+a folder with compare.json and compare.html of `atlas-nnunet compare`.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -52,26 +50,38 @@ def call(*words: object) -> None:
         raise RuntimeError(f"atlas-nnunet {' '.join(line)}")
 
 
-def prepare(chosen: Set, out: Path, data: Path | None, device: str) -> None:
-    """Data sets, pre-trainings, plans and splits."""
-    chosen.write(out, data)
+def prepare(chosen: Set, out: Path, args: argparse.Namespace, runs: Sequence[Run]) -> None:
+    """Datasets, pre-trainings, plans and splits, as far as these runs need them."""
+    chosen.write(out, args.data)
     budget = chosen.budget
-    for name in (*chosen.sources.values(), chosen.target):
+    arms = [ARMS[run.arm] for run in runs]
+    sources = {arm.source for arm in arms} - {None} | {"all"}
+    names = [name for key, name in chosen.sources.items() if key in sources]
+    for name in (*names, chosen.target):
         call("fingerprint", name, "-np", 2)
-    for name in chosen.sources.values():
+    for name in names:
         call("plan", name, "--preset", "cpu", "--memory-gb", budget.memory_gb, "--spacing",
              *budget.source_mm, "--epochs", budget.pretrain[0], "--iterations", budget.pretrain[1],
              "--val-iterations", 6, "--optimizer", "adamw", "--learning-rate", PRETRAIN_RATE,
              "--no-final-validation", "--save-every", 5)  # fmt: skip
         call("preprocess", name, "-np", 2)
-        call("train", name, CONFIGURATION, "all", "-device", device)
-    for name, options in PLANS.items():
+    failed = side_by_side(pretrain, [(name, out, args.device) for name in names], args.processes)
+    if failed:
+        raise RuntimeError("\n".join(failed))
+    for name in {arm.plans for arm in arms}:
         spacing = () if name == "inherit" else ("--spacing", *budget.target_mm)
         call("plan", chosen.target, "-pl", "AtlasTransferPlanner", "-p", base(name),
-             "--from", checkpoint(chosen.sources["all"]), *options,
+             "--from", checkpoint(chosen.sources["all"]), *PLANS[name],
              "--memory-gb", budget.memory_gb, *spacing)  # fmt: skip
         call("preprocess", chosen.target, "-p", base(name), "-np", 2)
     write_json(Dataset(chosen.target).splits_for_training, splits(chosen))
+
+
+def pretrain(job: tuple[str, Path, str]) -> str:
+    """One pre-training; returns what went wrong, empty if nothing."""
+    name, out, device = job
+    return logged(out / f"pretrain_{name}.txt",
+                  [("train", name, CONFIGURATION, "all", "-device", device)])  # fmt: skip
 
 
 def base(name: str) -> str:
@@ -113,22 +123,31 @@ def work(job: tuple[Run, str, Path, str]) -> str:
     """Train, predict and score one run; returns what went wrong, empty if nothing."""
     run, name, out, device = job
     chosen, folder = SETS[name], run.folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    target = Dataset(chosen.target)
     images, labels = chosen.scored(out)
-    with (folder / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+    status = ("--conversion", target.conversion) if target.conversion.is_file() else ()
+    return logged(folder / "log.txt", [
+        ("train", chosen.target, CONFIGURATION, run.fold, "-tr", TRANSFER_TRAINER,
+         "-p", run.plans, "-device", device),
+        ("predict", "-i", images, "-o", folder / "predicted", "-d", chosen.target, "-p",
+         run.plans, "-f", run.fold, "-device", device, "-step_size", 0.75,
+         "--disable_tta", "--disable_progress_bar"),
+        ("evaluate", folder / "predicted", labels, "--dataset-json", target.raw / "dataset.json",
+         *status, "-o", folder / "evaluation.json", "-np", 1,
+         "--tolerance-mm", chosen.tolerance_mm),
+    ])  # fmt: skip
+
+
+def logged(path: Path, commands: Sequence[tuple]) -> str:
+    """Run commands, their output into a file; returns where to read what went wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            call("train", chosen.target, CONFIGURATION, run.fold, "-tr", TRANSFER_TRAINER,
-                 "-p", run.plans, "-device", device)  # fmt: skip
-            call("predict", "-i", images, "-o", folder / "predicted", "-d", chosen.target, "-p",
-                 run.plans, "-f", run.fold, "-device", device, "-step_size", 0.75,
-                 "--disable_tta", "--disable_progress_bar")  # fmt: skip
-            call("evaluate", folder / "predicted", labels, "--dataset-json",
-                 Dataset(chosen.target).raw / "dataset.json", "--conversion",
-                 Dataset(chosen.target).conversion, "-o", folder / "evaluation.json",
-                 "-np", 1, "--tolerance-mm", chosen.tolerance_mm)  # fmt: skip
+            for words in commands:
+                call(*words)
         except Exception:
             traceback.print_exc()
-            return f"{run}: see {folder / 'log.txt'}"
+            return f"see {path}"
     return ""
 
 
@@ -146,20 +165,29 @@ def entry(run: Run, chosen: Set, out: Path) -> dict[str, Any]:
 
 
 def pinned(cores: Any) -> None:
-    """A worker has one core, and torch as many threads."""
-    os.sched_setaffinity(0, {cores.get()})
+    """A worker has its cores, and torch as many threads."""
+    os.sched_setaffinity(0, cores.get())
 
 
-def train_all(jobs: Sequence[tuple[Run, str, Path, str]], processes: int) -> list[str]:
+def side_by_side(
+    function: Callable[[Any], str], jobs: Sequence[Any], processes: int
+) -> list[str]:  # fmt: skip
+    """Run trainings in so many processes, one core each; alone, a training has all cores.
+
+    Returns:
+        What went wrong.
+    """
     context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    for core in sorted(os.sched_getaffinity(0))[:processes]:
-        cores.put(core)
+    queue = context.Queue()
+    cores = sorted(os.sched_getaffinity(0))
+    shared = [{core} for core in cores[:processes]] if len(jobs) > 1 else [set(cores)]
+    for own in shared:
+        queue.put(own)
     failed, began = [], time.monotonic()
-    with context.Pool(processes, pinned, (cores,)) as pool:
-        for number, wrong in enumerate(pool.imap(work, jobs), 1):
+    with context.Pool(len(shared), pinned, (queue,)) as pool:
+        for number, wrong in enumerate(pool.imap(function, jobs), 1):
             minutes = (time.monotonic() - began) / 60
-            print(f"{number}/{len(jobs)} runs, {minutes:.0f} min {wrong}", flush=True)
+            print(f"{number}/{len(jobs)} trainings, {minutes:.0f} min {wrong}", flush=True)
             failed += [wrong] if wrong else []
         pool.close()  # its workers end by themselves: killed, they would leave semaphores behind
         pool.join()
@@ -172,6 +200,7 @@ def main() -> int:
     parser.add_argument("-o", dest="out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="for openkbp: the folder of its cases")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=MEASURED)
+    parser.add_argument("--arms", nargs="+", choices=sorted(ARMS), help="only these of a table")
     parser.add_argument("--seeds", type=int, choices=range(1, MOST_SEEDS), default=3)
     parser.add_argument("-device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("-np", dest="processes", type=int, default=2, help="trainings at once")
@@ -180,16 +209,17 @@ def main() -> int:
     os.environ.update({name: str(out / name) for name in ROOTS})
     os.environ["nnUNet_n_proc_DA"] = "0" if args.device == "cpu" else "8"
     tables = [t for t in args.tables if t in chosen.tables]
-    prepare(chosen, out, args.data, args.device)
-    runs = runs_of(tables, args.seeds)
+    runs = [r for r in runs_of(tables, args.seeds) if not args.arms or r.arm in args.arms]
+    prepare(chosen, out, args, runs)
     with (out / "start.txt").open("a") as log, redirect_stdout(log):
         for run in runs:
             start(run, chosen)
-    failed = train_all([(run, args.set, out, args.device) for run in runs], args.processes)
+    jobs = [(run, args.set, out, args.device) for run in runs]
+    failed = side_by_side(work, jobs, args.processes)
     print(*failed, sep="\n")
     for table in tables:
         arms, numbers = TABLES[table]
-        listed = [r for r in runs if r.arm in arms and r.cases in numbers]
+        listed = [run for run in runs if run.arm in arms and run.cases in numbers]
         done = [r for r in listed if (r.folder(out) / "evaluation.json").is_file()]
         ordered = sorted(done, key=lambda r: (arms.index(r.arm), r.cases, r.seed))
         write_json(out / table / "runs.json", [entry(r, chosen, out) for r in ordered])
