@@ -11,7 +11,6 @@ a worker process would have to unpickle.
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -33,6 +32,7 @@ from atlas_nnunet.training.loss import (
     Regions,
     deep_supervision_factors,
 )
+from atlas_nnunet.training.online import by_structure, log_epoch, over_batches, summary
 from atlas_nnunet.training.precision import choose_precision
 from atlas_nnunet.training.status import StatusWeights
 from atlas_nnunet.training.steps import confusion
@@ -192,9 +192,10 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             current().begin(self.current_epoch * per_epoch, self.num_epochs * per_epoch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """As the host does; 0/0, a structure in no validation batch, is nan without a warning."""
-        with np.errstate(invalid="ignore"):
-            super().on_validation_epoch_end(val_outputs)
+        """As the host does, with a mean Dice over the same structures in every epoch."""
+        dice, loss = over_batches(val_outputs)
+        if log_epoch(self.logger, dice, loss, self.current_epoch):
+            self._best_ema = None  # earlier means were over fewer structures
 
     def on_epoch_end(self) -> None:
         """Also leave the curves where a program can read them: the host only draws them."""
@@ -202,7 +203,10 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             curves = {ours: [float(v) for v in self.logger.get_value(key, step=None)]
                       for ours, key in CURVES.items()}  # fmt: skip
-            write_json(Path(self.output_folder) / "curves.json", curves)
+            history = self.logger.get_value("dice_per_class_or_region", step=None)
+            self.print_to_log_file(summary(self.status.structures, history))
+            structures = by_structure(self.status.structures, history)
+            write_json(Path(self.output_folder) / "curves.json", curves | structures)
             current().epoch(**{name: values[-1] for name, values in curves.items()})
 
     def on_train_end(self) -> None:
