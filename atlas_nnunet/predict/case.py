@@ -13,6 +13,7 @@ from atlas_nnunet.artefacts import content_hash, file_hash, whole_file, write_js
 from atlas_nnunet.errors import SourceError
 from atlas_nnunet.host import network_spec, read_json, resolve_configuration
 from atlas_nnunet.predict.model import Model, load
+from atlas_nnunet.predict.previous_stage import as_painted
 from atlas_nnunet.reading import Header, read_images, read_labels
 from atlas_nnunet.volume.grid import voxels
 from atlas_nnunet.volume.stock import is_stock_preprocessor
@@ -83,6 +84,7 @@ def prepare_case(job: Job) -> Prepared | None:
         return None
     from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
+    from atlas_nnunet.volume.export import joins
     from atlas_nnunet.volume.prepare import prepare
 
     predictor = load(job.model)
@@ -97,12 +99,17 @@ def prepare_case(job: Job) -> Prepared | None:
                 f"{labels.shape[1:]}", where=str(job.previous),
                 do="predict the previous stage on these images first",
             )  # fmt: skip
+        if labels is not None and joins(predictor.dataset_json):
+            labels = as_painted(labels, predictor.dataset_json, str(job.previous))
         data, seg = prepare(data, labels, properties, plans, configuration, in_float64=True)
     else:
         previous = None if job.previous is None else str(job.previous)
         data, seg, properties = configuration.preprocessor_class(verbose=False).run_case(
             [str(p) for p in job.images], previous, plans, configuration, predictor.dataset_json
         )
+        if seg is not None and joins(predictor.dataset_json):
+            inside = seg > 0  # the host's preprocessor marks what it cropped by -1
+            seg[inside] = as_painted(seg[inside], predictor.dataset_json, str(job.previous))
     if job.previous is not None and seg is not None:
         values = predictor.label_manager.foreground_labels
         data = np.vstack([data, convert_labelmap_to_one_hot(seg[0], values, data.dtype)])

@@ -14,7 +14,7 @@ from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import versions
 from atlas_nnunet.hosttraining import use_our_trainers
 
-EXPORT = 2  # of our kernels: raise it when they would give other voxels
+EXPORT = 3  # of prediction and export: raise it when they would give other voxels
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,12 @@ def check_folds(folder: Path, folds: Sequence[str], checkpoint: str) -> None:
 def load(model: Model) -> Any:
     """nnU-Net's predictor, once in a process."""
     import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    from atlas_nnunet.volume.predictor import SteadyPredictor
 
     use_our_trainers()
     torch.set_num_threads(model.threads)
-    predictor = nnUNetPredictor(
+    predictor = SteadyPredictor(
         tile_step_size=model.step_size,
         use_mirroring=model.mirroring,
         perform_everything_on_device=model.on_device,

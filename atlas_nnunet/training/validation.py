@@ -1,8 +1,8 @@
 """nnU-Net's final validation with our export: the same label maps in less time and memory.
 
-The host's `perform_actual_validation` calls two functions by names of its own module, and sends
-them to workers, which import them from here. Where `convert` made the data set, voxels get the
-codes of all their regions, so that an organ is measured whole, with its tumour.
+The host's `perform_actual_validation` looks two functions and the predictor up in its own module;
+workers import the functions from here. Where `convert` made the dataset, voxels get the codes of
+all their regions, so that an organ is measured whole, with its tumour.
 """
 
 from __future__ import annotations
@@ -20,18 +20,26 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from atlas_nnunet.kernels.export import Target, logits_to_labels
 from atlas_nnunet.volume.export import Export, joins, nan_refused
+from atlas_nnunet.volume.predictor import SteadyPredictor
 from atlas_nnunet.volume.stock import is_stock_resampling
 
 
 @contextmanager
 def our_export() -> Iterator[None]:
-    """The host's final validation exports by our functions meanwhile."""
-    before = host.export_prediction_from_logits, host.resample_and_save
-    host.export_prediction_from_logits, host.resample_and_save = export_case, export_for_next_stage
+    """The host's final validation predicts and exports by our functions meanwhile."""
+    ours = {
+        "export_prediction_from_logits": export_case,
+        "resample_and_save": export_for_next_stage,
+        "nnUNetPredictor": SteadyPredictor,
+    }
+    before = {name: getattr(host, name) for name in ours}
     try:
+        for name, function in ours.items():
+            setattr(host, name, function)
         yield
     finally:
-        host.export_prediction_from_logits, host.resample_and_save = before
+        for name, function in before.items():
+            setattr(host, name, function)
 
 
 def export_case(
@@ -64,7 +72,12 @@ def export_for_next_stage(
     threads: int,
     dataset_class: Any,
 ) -> None:
-    """As the host's `resample_and_save`: the label map on the grid of a cascade's next stage."""
+    """As the host's `resample_and_save`: the label map on the grid of a cascade's next stage.
+
+    Labels are painted as nnU-Net paints them, one region over the other, whoever made the dataset:
+    the next stage must see in training what it will see in prediction, by nnUNetv2_predict and by
+    ours (predict/previous_stage.py).
+    """
     is_ours = is_stock_resampling(configuration.configuration, "probabilities")
     if dataset_class not in (None, nnUNetDatasetBlosc2) or not is_ours:
         from nnunetv2.inference.export_prediction import resample_and_save
@@ -72,7 +85,7 @@ def export_for_next_stage(
         resample_and_save(logits, list(shape), truncated, plans, configuration, dict(properties),
                           dict(dataset_json), threads, dataset_class)  # fmt: skip
         return
-    export = Export(plans, configuration, dataset_json, joins(dataset_json))
+    export = Export(plans, configuration, dataset_json, joined=False)
     spacing = export.target(properties).current_spacing
     target = Target(tuple(int(n) for n in shape), spacing, spacing)
     with nan_refused():
