@@ -88,6 +88,9 @@ class DatasetCard:
         pseudo_structures: Structures whose labels are predictions by the card.
         pseudo_weight: What a predicted label is worth in a loss, 0 to 1.
         groups: Named subsets of structures.
+        nsd_tolerance_mm: Structure -> tolerance of the surface distance, in mm, where a challenge
+            on this data publishes one.
+        nsd_tolerance_source: Where these tolerances are published.
         splits: Name -> how the set's authors part its cases (convert/splits.py).
         unverified: What of the card nobody has held against the release itself, if anything.
         licence, source, obtain, label_provenance: For people; `obtain` ends in what to type.
@@ -116,6 +119,8 @@ class DatasetCard:
     pseudo_structures: frozenset[str]
     pseudo_weight: float
     groups: Mapping[str, tuple[str, ...]]
+    nsd_tolerance_mm: Mapping[str, float]
+    nsd_tolerance_source: str
     splits: Mapping[str, Mapping[str, Any]]
     licence: str
     source: str
@@ -160,6 +165,8 @@ def read_card(key: str, entry: Mapping[str, Any]) -> DatasetCard:
         refuses_identity_affine=entry.get("refuses_identity_affine", False),
         pseudo_structures=frozenset(entry.get("pseudo_structures", ())),
         pseudo_weight=entry.get("pseudo_weight", 0.5),
+        nsd_tolerance_mm=entry.get("nsd_tolerance_mm", {}),
+        nsd_tolerance_source=entry.get("nsd_tolerance_source", ""),
         splits=entry.get("splits", {}), unverified=entry.get("unverified", ""),
         quirks=tuple(entry.get("quirks", ())),
         **{name: entry[name] for name in (

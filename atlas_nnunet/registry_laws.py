@@ -29,7 +29,7 @@ def _names(entry: Mapping[str, Any]) -> Broken:
         *(s for own in entry.get("values", {}).values() for s in own), *entry.get("files", {}),
         *(s for own in entry.get("groups", {}).values() for s in own),
         *(s for pair in entry.get("overlaps", ()) for s in pair if s != "*"),
-        *entry.get("pseudo_structures", ()),
+        *entry.get("pseudo_structures", ()), *entry.get("nsd_tolerance_mm", {}),
     }  # fmt: skip
     if mentioned - set(listed):
         yield (f"structures mentioned but not listed: {sorted(mentioned - set(listed))}",

@@ -22,7 +22,7 @@ VOCABULARY = {
     "execution", "progress", "page", "drawing", "schedule", "settings",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
-# vocabulary <- {host, reading, kernels, networks} <- volume <- {stages | training}
+# vocabulary <- {host, reading, kernels, networks, scoring} <- volume <- {stages | training}
 # <- {planners | trainers} <- cli.
 BELOW = {
     "vocabulary": set(),
@@ -30,9 +30,11 @@ BELOW = {
     "reading": VOCABULARY,
     "kernels": VOCABULARY,
     "networks": VOCABULARY,
+    "scoring": VOCABULARY,
     "volume": VOCABULARY | {"host", "reading", "kernels"},
-    "training": VOCABULARY | {"host", "kernels", "volume"},
-    "stage": VOCABULARY | {"host", "hosttraining", "reading", "kernels", "networks", "volume"},
+    "training": VOCABULARY | {"host", "kernels", "scoring", "volume"},
+    "stage": VOCABULARY
+    | {"host", "hosttraining", "reading", "kernels", "networks", "scoring", "volume"},
     "plug": VOCABULARY | {"host", "kernels", "networks", "volume", "training"} | STAGES,
     "cli": VOCABULARY,
     "shim": {"trainers"},
@@ -42,7 +44,7 @@ MAY_IMPORT_HOST = {
     "predict", "transfer",
 }  # fmt: skip
 NO_TORCH = VOCABULARY | {
-    "reading", "convert", "datasets", "env", "evaluate", "compare", "cli", "demo",
+    "reading", "scoring", "convert", "datasets", "env", "evaluate", "compare", "cli", "demo",
 }  # fmt: skip
 
 
@@ -73,7 +75,8 @@ def part_of(path: Path) -> str:
 def layer_of(part: str) -> str:
     table = {"planners": "plug", "trainers": "plug", "__init__": "vocabulary"}
     table["hosttraining"] = "host"
-    for name in ("host", "reading", "kernels", "networks", "volume", "training", "cli", "shim"):
+    for name in ("host", "reading", "kernels", "networks", "scoring", "volume", "training", "cli",
+                 "shim"):  # fmt: skip
         table[name] = name
     table |= dict.fromkeys(STAGES, "stage") | dict.fromkeys(VOCABULARY, "vocabulary")
     return table[part]  # a KeyError here: say above which layer the new part belongs to

@@ -11,7 +11,8 @@ from atlas_nnunet.cli import main
 from atlas_nnunet.compare.folds import facts
 from atlas_nnunet.compare.runs import KEYS, gather
 from atlas_nnunet.compare.scores import find, read
-from atlas_nnunet.errors import CollectedError, ComparisonError
+from atlas_nnunet.errors import CollectedError, ComparisonError, SourceError
+from atlas_nnunet.scoring.evaluation import SCHEMA
 
 PLAIN = {"background": 0, "liver": 1, "tumour": 2}
 REGIONS = {"background": 0, "liver": [1, 2], "tumour": 2}
@@ -52,11 +53,16 @@ def test_stock_nnunets_summary_says_what_our_evaluation_says(tmp_path, labels, c
     own = read(ours)
     assert theirs.structures == own.structures == ("liver", "tumour")
     assert theirs.cases == own.cases == {"c0", "c1", "c2"}
-    for measure in ("dice", "false_positives"):
+    for measure in ("dice", "false_positives", "detected"):
         for case, structures in own.scores[measure].items():
             assert theirs.scores[measure][case] == pytest.approx(structures, nan_ok=True)
     assert theirs.scores["false_positives"]["c1"]["tumour"] == 1
     assert own.scores["false_positive_ml"]["c1"]["tumour"] == pytest.approx(0.016)
+    assert own.scores["false_component_ml"]["c1"]["tumour"] == pytest.approx(0.016)
+    assert theirs.scores["detected"]["c0"] == {"liver": 1, "tumour": 1}
+    assert theirs.scores["detected"]["c1"] == pytest.approx(
+        {"liver": 1, "tumour": float("nan")}, nan_ok=True
+    )
     assert main(["compare", f"stock={tmp_path / 'predicted'}", f"ours={ours}"]) == 0
     printed = capsys.readouterr().out
     assert "0.50 structures a case against 0.50 over the 2 that lack a structure" in printed
@@ -163,12 +169,12 @@ def test_every_bad_row_is_told_in_one_pass(tmp_path):
         assert set(change) <= {*KEYS, "folds"}
 
 
-def evaluation(folder, cases=("c0",), structures=("liver",), tolerance_mm=2.0):
+def evaluation(folder, cases=("c0",), structures=("liver",), tolerance_mm=2.0, schema=SCHEMA):
     folder.mkdir()
     own = {s: {"dice": 0.5, "nsd": 0.5} for s in structures}
     (folder / "evaluation.json").write_text(json.dumps({
-        "schema": 1, "tolerance_mm": tolerance_mm, "structures": list(structures),
-        "cases": dict.fromkeys(cases, own),
+        "schema": schema, "tolerances_mm": dict.fromkeys(structures, tolerance_mm),
+        "structures": list(structures), "cases": dict.fromkeys(cases, own),
     }))  # fmt: skip
     return folder
 
@@ -186,6 +192,7 @@ def evaluation(folder, cases=("c0",), structures=("liver",), tolerance_mm=2.0):
         (("a=A", "b=cases"), "no held-out case in both a and b"),
         (("a=A", "b=structures"), "no structure in all runs"),
         (("a=A", "b=tolerance"), "different tolerances"),
+        (("a=A", "b=old"), "structures that nobody labelled may have been scored as absent"),
         (("a=A", "--runs", "nowhere.json"), "cannot be read"),
         (("a=A", "b=unnamed"), "no dataset.json"),
     ],
@@ -197,6 +204,7 @@ def test_refusals_end_with_2_and_in_words(tmp_path, monkeypatch, capsys, words, 
     evaluation(tmp_path / "cases", cases=("other",))
     evaluation(tmp_path / "structures", structures=("spleen",))
     evaluation(tmp_path / "tolerance", tolerance_mm=3.0)
+    evaluation(tmp_path / "old", schema=1)
     (tmp_path / "unnamed").mkdir()
     (tmp_path / "unnamed" / "summary.json").write_text('{"metric_per_case": [], "mean": {}}')
     assert main(["compare", *words]) == 2
@@ -212,3 +220,48 @@ def test_arms_that_share_no_setting_are_refused(tmp_path, capsys):
     (tmp_path / "runs.json").write_text(json.dumps(rows))
     assert main(["compare", "--runs", str(tmp_path / "runs.json")]) == 2
     assert "no run of b matches one of a" in capsys.readouterr().err
+
+
+def test_tolerances_are_compared_structure_by_structure(tmp_path, capsys):
+    """The same structure at two tolerances is refused; different structures may differ."""
+    for name, own in {"a": {"liver": 5.0, "spleen": 3.0}, "b": {"liver": 5.0, "spleen": 3.0},
+                      "c": {"liver": 5.0, "spleen": 2.0}, "d": {"liver": 5.0}}.items():  # fmt: skip
+        folder = evaluation(tmp_path / name, structures=tuple(own))
+        path = folder / "evaluation.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "tolerances_mm": own}))
+    assert read(tmp_path / "a" / "evaluation.json").tolerance_mm is None, "there is not one"
+    assert read(tmp_path / "d" / "evaluation.json").tolerance_mm == 5
+    for other in "bd":
+        assert set(gather([f"a={tmp_path / 'a'}", f"x={tmp_path / other}"], None)) == {"a", "x"}
+    with pytest.raises(ComparisonError, match="spleen are at different tolerances: 2 mm .* 3 mm"):
+        gather([f"{name}={tmp_path / name}" for name in "abc"], None)
+
+
+def test_what_was_unlabelled_or_a_pseudo_label_can_be_read(tmp_path):
+    folder = evaluation(tmp_path / "a", cases=("c0", "c1"), structures=("liver", "spleen"))
+    path = folder / "evaluation.json"
+    content = json.loads(path.read_text())
+    del content["cases"]["c1"]["spleen"]
+    path.write_text(json.dumps({**content, "pseudo": {"c0": ["spleen"]}}))
+    found = read(path)
+    assert found.pseudo == {"c0": frozenset({"spleen"})}
+    assert set(found.scores["dice"]["c1"]) == {"liver"}
+
+
+def test_a_stock_summary_of_a_converted_set_heeds_status_by_case_name(tmp_path, monkeypatch):
+    folder = training(tmp_path, "nnUNetTrainer", SECTION)
+    model = folder.parent
+    content = json.loads((model / "dataset.json").read_text())
+    (model / "dataset.json").write_text(json.dumps({**content, "atlas_nnunet": {"key": "x"}}))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    with pytest.raises(ComparisonError, match="counts unlabelled structures as absent"):
+        gather([f"a={folder}"], None)
+    conversion = tmp_path / "preprocessed/Dataset507_Ours/conversion.json"
+    status = {"liver": "pseudo", "tumour": "unlabelled"}
+    conversion.write_text(json.dumps({"cases": {"c0": {"status": status}}}))
+    (run,) = gather([f"a={folder}"], None)["a"]
+    assert run.evaluation.scores["dice"] == {"c0": {"liver": 0.5}}
+    assert run.evaluation.pseudo == {"c0": frozenset({"liver"})}
+    conversion.write_text(json.dumps({"cases": {"other": {"status": {}}}}))
+    with pytest.raises(SourceError, match="does not know this case"):
+        gather([f"a={folder}"], None)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_nnunet.cli import main
-from atlas_nnunet.evaluate.overlap import dice
-from atlas_nnunet.evaluate.surface import normalised_surface_distance as nsd
 from atlas_nnunet.labelmap import Coding
+from atlas_nnunet.scoring.overlap import dice
+from atlas_nnunet.scoring.surface import normalised_surface_distance as nsd
 
 masks = st.lists(st.booleans(), min_size=8, max_size=8).map(lambda b: np.array(b).reshape(2, 2, 2))
 

@@ -8,11 +8,11 @@ from scipy.ndimage import zoom
 from test_convert import put
 
 from atlas_nnunet.datasets.overlap import ALIKE, SAME, alike, declared, find_overlap
-from atlas_nnunet.evaluate.cases import leakage_of
 from atlas_nnunet.geometry import Grid
 from atlas_nnunet.images import read_nifti
 from atlas_nnunet.kernels.thumbnail import PIXELS, similarity, thumbnail
 from atlas_nnunet.leakage import sentences
+from atlas_nnunet.scoring.means import leakage_of
 
 
 def body(seed, shape=(60, 50, 40), spacing=(4.0, 4.0, 5.0)):

@@ -50,6 +50,7 @@ def gather(words: Sequence[str], listed: Path | None) -> dict[str, list[Run]]:
 
     Raises:
         CollectedError: everything that is wrong with any of them.
+        ComparisonError: a structure has different tolerances of the surface distance in two runs.
     """
     makers = [partial(_of_word, word) for word in words]
     if listed is not None:
@@ -63,10 +64,28 @@ def gather(words: Sequence[str], listed: Path | None) -> dict[str, list[Run]]:
             problems.append(error)
     if problems:
         raise CollectedError(problems) if len(problems) > 1 else problems[0]
+    _refuse_mixed_tolerances(runs)
     arms: dict[str, list[Run]] = {}
     for run in runs:
         arms.setdefault(run.name, []).append(run)
     return arms
+
+
+def _refuse_mixed_tolerances(runs: Sequence[Run]) -> None:
+    """Surface distances at different tolerances are different measures."""
+    found: dict[str, dict[float, str]] = {}
+    for run in runs:
+        for structure, mm in run.evaluation.tolerances_mm.items():
+            found.setdefault(structure, {}).setdefault(mm, f"{run.name} ({run.source})")
+    mixed = {structure: own for structure, own in found.items() if len(own) > 1}
+    if mixed:
+        structure, own = next(iter(mixed.items()))
+        said = ", ".join(f"{mm:g} mm in {who}" for mm, who in sorted(own.items()))
+        others = f"; so are {', '.join([*mixed][1:])}" if len(mixed) > 1 else ""
+        raise ComparisonError(
+            f"surface distances of {structure} are at different tolerances: {said}{others}",
+            do="evaluate all runs with one --tolerance-mm, against references of one data set",
+        )  # fmt: skip
 
 
 def _of_word(word: str) -> Run:

@@ -52,6 +52,7 @@ class Outcome:
             "structures": list(self.structures),
             "codes": [sorted(members) for members in card.coding(self.structures).codes],
             "pseudo_weight": card.pseudo_weight,
+            **_tolerances(card),
             "inside_abdomenatlas": dict(card.inside_abdomenatlas),
             "status_totals": status_totals(self.structures, self.entries),
             "cases": self.entries,
@@ -91,6 +92,16 @@ class Outcome:
 
     def write_check(self, raw: Path) -> None:
         write_json(raw / "conversion_check.json", self.conversion())
+
+
+def _tolerances(card: DatasetCard) -> dict[str, Any]:
+    """What the card publishes of tolerances: `evaluate` cannot see a user's own card."""
+    if not card.nsd_tolerance_mm:
+        return {}
+    return {
+        "nsd_tolerance_mm": dict(card.nsd_tolerance_mm),
+        "nsd_tolerance_source": card.nsd_tolerance_source,
+    }
 
 
 def status_totals(

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from atlas_nnunet.artefacts import without_nan, write_json
 from atlas_nnunet.errors import EvaluationError
-from atlas_nnunet.execution import Workers, add_arguments, map_cases, print_refused
-from atlas_nnunet.host import read_json
+from atlas_nnunet.execution import Workers, add_arguments, print_refused
 from atlas_nnunet.labelmap import Coding
-from atlas_nnunet.leakage import sentences
+from atlas_nnunet.leakage import sentences as leakage_sentences
 from atlas_nnunet.structures import canonical
 
-ENDING = ".nii.gz"
+NONE = "none"  # --conversion none
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", type=Path, help="folder of CASE.nii.gz")
     parser.add_argument("references", type=Path, help="folder of CASE.nii.gz, all are scored")
-    parser.add_argument("--dataset-json", type=Path, dest="dataset_json",
-                        help="meaning of the values; default: beside the predictions")  # fmt: skip
-    parser.add_argument("--conversion", type=Path,
-                        help="conversion.json: unlabelled structures are not scored")  # fmt: skip
+    parser.add_argument(
+        "--dataset-json",
+        type=Path,
+        dest="dataset_json",
+        help="meaning of the values; default: beside the predictions",
+    )
+    parser.add_argument(
+        "--conversion",
+        type=Path,
+        help="conversion.json with the label status of the references: unlabelled "
+        "structures are not scored, pseudo-labels are counted; default: the one in "
+        f"the parent folder of the references; {NONE}: all is annotated",
+    )
     parser.add_argument("--structures", nargs="+", metavar="NAME", help="only these")
-    parser.add_argument("--tolerance-mm", type=float, default=2.0, dest="tolerance_mm",
-                        help="of the surface distance; default 2")  # fmt: skip
+    parser.add_argument(
+        "--tolerance-mm",
+        type=float,
+        default=2.0,
+        dest="tolerance_mm",
+        help="tolerance of the surface distance for structures for which the "
+        "dataset card publishes none; default 2",
+    )
     parser.add_argument("-o", dest="output", type=Path, help="default: in the predictions' folder")
     add_arguments(parser)
     parser.epilog = (
@@ -36,86 +50,82 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from atlas_nnunet.evaluate.cases import (
-        EMPTY_POLICY,
-        SCHEMA,
-        Job,
-        leakage_of,
-        score_case,
-        summary,
-        unknown_references,
+    from atlas_nnunet.scoring.evaluation import (
+        NAME,
+        Task,
+        evaluate,
+        references_in,
+        sentences,
+        table,
     )
 
+    if not (args.tolerance_mm > 0 and math.isfinite(args.tolerance_mm)):
+        raise EvaluationError(
+            f"not a tolerance: {args.tolerance_mm:g}",
+            where="--tolerance-mm",
+            do="give a number of mm above 0",
+        )
     coding = Coding.of_dataset_json(_dataset_json(args))
-    structures = _chosen(coding, args.structures)
-    conversion = read_json(args.conversion, "check --conversion") if args.conversion else None
-    references = {
-        p.name.removesuffix(ENDING): p for p in sorted(args.references.resolve().glob("*" + ENDING))
-    }
-    if not references:
-        raise EvaluationError(f"no *{ENDING}", where=str(args.references),
-                              do="name the folder of reference masks")  # fmt: skip
-    predictions = args.predictions.resolve()
-    unknown = {c: unknown_references(conversion, c, structures) for c in references}
-    jobs = {
-        case: Job(case, path, predictions / path.name, coding,
-                  tuple(s for s in structures if s not in unknown[case]), args.tolerance_mm)
-        for case, path in references.items()
-    }  # fmt: skip
-    scores, refused = map_cases(score_case, jobs, workers=Workers.of(args), describe="evaluate")
-    means = summary(scores, structures)
-    content = {
-        "schema": SCHEMA,
-        "tolerance_mm": args.tolerance_mm,
-        "empty_policy": EMPTY_POLICY,
-        "structures": list(structures),
-        "cases": scores,
-        "not_scored": {case: names for case, names in unknown.items() if names},
-        "refused": {case: error.what for case, error in refused.items()},
-        **means,
-    }
-    beside = args.conversion or args.references.parent / "conversion.json"
-    known = read_json(beside, "check --conversion") if beside.is_file() else {}
-    content |= leakage_of(known, scores, structures)
-    output = args.output or args.predictions / "evaluation.json"
-    write_json(output, without_nan(content))
-    print(_table(means))
-    left_out = sum(map(len, unknown.values()))
-    if left_out:
-        print(f"{left_out} references are unlabelled and not scored, see not_scored in {output}")
-    for sentence in sentences(known, scores):
+    conversion = _conversion(args)
+    task = Task(
+        predictions=args.predictions.resolve(),
+        references=references_in(args.references),
+        folder=args.references,
+        coding=coding,
+        structures=_chosen(coding, args.structures),
+        conversion=conversion,
+        fallback_mm=args.tolerance_mm,
+    )
+    result = evaluate(task, Workers.of(args))
+    output = args.output or args.predictions / NAME
+    result.write(output)
+    print(table(result.content))
+    for sentence in sentences(result.content, output):
         print(sentence)
-    print_refused(refused)
+    for sentence in leakage_sentences(conversion or {}, result.content["cases"]):
+        print(sentence)
+    print_refused(result.refused)
     print(f"written: {output}")
-    return 1 if refused else 0
+    return 1 if result.refused else 0
+
+
+def _conversion(args: argparse.Namespace) -> dict[str, Any] | None:
+    """The one given, else the one that belongs to the references."""
+    from atlas_nnunet.labelstatus import read_conversion
+    from atlas_nnunet.scoring.evaluation import conversion_of
+
+    if args.conversion is None:
+        return conversion_of(args.references)
+    if str(args.conversion) == NONE:
+        return None
+    return read_conversion(args.conversion, "check --conversion")
 
 
 def _dataset_json(args: argparse.Namespace) -> dict[str, Any]:
     """The one given, else the one beside the predictions, else the references' data set's."""
-    tried = [args.dataset_json] if args.dataset_json else [
-        args.predictions / "dataset.json", args.references.parent / "dataset.json",
-    ]  # fmt: skip
+    tried = (
+        [args.dataset_json]
+        if args.dataset_json
+        else [
+            args.predictions / "dataset.json",
+            args.references.parent / "dataset.json",
+        ]
+    )
     for path in tried:
         if path.is_file():
             return json.loads(path.read_text())
-    raise EvaluationError(f"no dataset.json at {[str(p) for p in tried]}",
-                          do="name it with --dataset-json")  # fmt: skip
+    raise EvaluationError(
+        f"no dataset.json at {[str(p) for p in tried]}", do="name it with --dataset-json"
+    )
 
 
 def _chosen(coding: Coding, names: list[str] | None) -> tuple[str, ...]:
     own = {canonical(s): s for s in coding.structures}
     unknown = [n for n in names or () if canonical(n) not in own]
     if unknown:
-        raise EvaluationError(f"no such structures: {unknown}", where="--structures",
-                              do=f"choose among {list(coding.structures)}")  # fmt: skip
+        raise EvaluationError(
+            f"no such structures: {unknown}",
+            where="--structures",
+            do=f"choose among {list(coding.structures)}",
+        )
     return tuple(own[canonical(n)] for n in names) if names else coding.structures
-
-
-def _table(means: dict[str, Any]) -> str:
-    rows = [f"{'structure':32}{'n':>5}{'Dice':>9}{'NSD':>9}"]
-    rows += [
-        f"{name:32}{m['n']:>5}{m['dice']:>9.4f}{m['nsd']:>9.4f}"
-        for name, m in means["mean"].items()
-    ]
-    overall = means["mean_of_structures"]
-    return "\n".join([*rows, f"{'mean':32}{'':5}{overall['dice']:>9.4f}{overall['nsd']:>9.4f}"])

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atlas_nnunet.host import has_regions, head_names, read_json
-from atlas_nnunet.labelstatus import case_weights
+from atlas_nnunet.host import has_regions, head_names
+from atlas_nnunet.labelstatus import SECTION, case_weights, counts, read_conversion
 
 
 class StatusWeights:
@@ -35,12 +35,13 @@ class StatusWeights:
         """Read conversion.json where dataset.json says that there is one.
 
         Raises:
-            PlanError: it is missing: training on without it would call unlabelled background.
+            SourceError: it is missing or broken: training without it would treat unlabelled
+                structures as background.
         """
-        if "atlas_nnunet" not in dataset_json:
+        if SECTION not in dataset_json:
             return cls(dataset_json, None)
         hint = f"atlas-nnunet preprocess {conversion.parent.name}"
-        return cls(dataset_json, read_json(conversion, hint))
+        return cls(dataset_json, read_conversion(conversion, hint))
 
     def __call__(self, cases: Sequence[str], device: torch.device) -> Tensor:
         """(batch, head) float32; background's column is 1."""
@@ -59,9 +60,6 @@ class StatusWeights:
         """One line for the training's log."""
         if self.conversion is None:
             return "label status: data set not converted by us, every structure annotated"
-        count: dict[str, int] = {}
-        for case in self.conversion["cases"].values():
-            for status in case["status"].values():
-                count[status] = count.get(status, 0) + 1
-        counted = ", ".join(f"{n} {status}" for status, n in sorted(count.items())) or "none"
+        found = sorted(counts(self.conversion).items())
+        counted = ", ".join(f"{n} {status}" for status, n in found) or "none"
         return f"label status other than annotated, over all cases and structures: {counted}"

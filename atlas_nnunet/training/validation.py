@@ -1,8 +1,9 @@
-"""nnU-Net's final validation with our export: the same label maps in less time and memory.
+"""nnU-Net's final validation with our export and our scores.
 
-The host's `perform_actual_validation` looks two functions and the predictor up in its own module;
-workers import the functions from here. Where `convert` made the dataset, voxels get the codes of
-all their regions, so that an organ is measured whole, with its tumour.
+The host's `perform_actual_validation` looks up three functions and the predictor in its own
+module; workers import the functions from here. The export writes the same label maps in less time
+and memory; where `convert` made the dataset, voxels get the codes of all their regions, so that an
+organ is measured whole, with its tumour. The scores leave out what nobody labelled.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as host
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from atlas_nnunet.kernels.export import Target, logits_to_labels
+from atlas_nnunet.training.validation_scores import score_folder
 from atlas_nnunet.volume.export import Export, joins, nan_refused
 from atlas_nnunet.volume.predictor import SteadyPredictor
 from atlas_nnunet.volume.stock import is_stock_resampling
@@ -26,10 +28,11 @@ from atlas_nnunet.volume.stock import is_stock_resampling
 
 @contextmanager
 def our_export() -> Iterator[None]:
-    """The host's final validation predicts and exports by our functions meanwhile."""
+    """The host's final validation predicts, exports and scores by our functions meanwhile."""
     ours = {
         "export_prediction_from_logits": export_case,
         "resample_and_save": export_for_next_stage,
+        "compute_metrics_on_folder": score_folder,
         "nnUNetPredictor": SteadyPredictor,
     }
     before = {name: getattr(host, name) for name in ours}

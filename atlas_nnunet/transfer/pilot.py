@@ -20,6 +20,7 @@ from atlas_nnunet.host import read_json
 from atlas_nnunet.hosttraining import TRANSFER_TRAINER, split_of
 from atlas_nnunet.kernels.bootstrap import MIN_CASES
 from atlas_nnunet.kernels.verdict import UNDECIDED
+from atlas_nnunet.labelstatus import find_conversion
 from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.settings import SECTION, Training, of_plans, twin_name
 
@@ -150,17 +151,18 @@ def _write_arm(pilot: Pilot, arm: str, plans: Mapping[str, Any], training: Train
 
 
 def _score(pilot: Pilot, arm: str, fold: str, call: Call) -> None:
-    """nnU-Net's final validation has predicted the fold's cases; their references, and no others,
-    are laid together."""
+    """Score the cases of the fold that the final validation has predicted, and no others.
+
+    The references are collected in a folder of the pilot's own, so the label status is named.
+    """
     folder = pilot.fold_folder(arm, fold) / "validation"
     references = pilot.folder / f"references_{fold}"
     shutil.rmtree(references, ignore_errors=True)  # of another split
     references.mkdir(parents=True)
+    truth = pilot.dataset.preprocessed / "gt_segmentations"
     for prediction in folder.glob("*" + ENDING):
-        truth = pilot.dataset.preprocessed / "gt_segmentations" / prediction.name
-        link_or_copy(truth, references / prediction.name)
-    conversion = pilot.dataset.conversion_for_training
-    known = ("--conversion", conversion) if conversion.is_file() else ()
+        link_or_copy(truth / prediction.name, references / prediction.name)
+    known = ("--conversion", find_conversion(truth) or "none")
     meaning = ("--dataset-json", pilot.dataset.preprocessed / "dataset.json")
     _call(call, "evaluate", folder, references, *known, *meaning, "-o", folder / "evaluation.json")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from surface_distance import compute_surface_dice_at_tolerance, compute_surface_distances
 
-from atlas_nnunet.evaluate.overlap import WHEN_EMPTY
+from atlas_nnunet.scoring.overlap import WHEN_EMPTY
 
 
 def normalised_surface_distance(
