@@ -233,7 +233,7 @@ def test_tolerances_are_compared_structure_by_structure(tmp_path, capsys):
     assert read(tmp_path / "d" / "evaluation.json").tolerance_mm == 5
     for other in "bd":
         assert set(gather([f"a={tmp_path / 'a'}", f"x={tmp_path / other}"], None)) == {"a", "x"}
-    with pytest.raises(ComparisonError, match="spleen are at different tolerances: 2 mm .* 3 mm"):
+    with pytest.raises(ComparisonError, match=r"spleen are at different tolerances: 2 mm .* 3 mm"):
         gather([f"{name}={tmp_path / name}" for name in "abc"], None)
 
 

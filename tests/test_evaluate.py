@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from atlas_nnunet.cli import main
 from atlas_nnunet.labelmap import Coding
-from atlas_nnunet.scoring.overlap import dice
+from atlas_nnunet.registry import card_of
+from atlas_nnunet.scoring.overlap import detected, dice, false_component_ml
 from atlas_nnunet.scoring.surface import normalised_surface_distance as nsd
 
 masks = st.lists(st.booleans(), min_size=8, max_size=8).map(lambda b: np.array(b).reshape(2, 2, 2))
@@ -130,13 +131,25 @@ def test_regions_are_scored_whole_and_means_leave_nothing_out(folders):
     assert result["cases"]["a"]["liver"]["volume_reference_ml"] == pytest.approx(volume)
 
 
+def write_status(folder, status, **more):
+    """conversion.json beside the references: case -> structure -> status."""
+    path = folder / "conversion.json"
+    cases = {case: {"status": own} for case, own in status.items()}
+    path.write_text(json.dumps({"dataset": "Dataset501_X", "cases": cases, **more}))
+    return path
+
+
 def test_what_nobody_labelled_is_not_scored_but_named(folders):
-    conversion = folders / "conversion.json"
-    conversion.write_text(json.dumps({"cases": {"b": {"status": {"spleen": "unlabelled"}}}}))
-    _, result = evaluate(folders, "--conversion", str(conversion))
-    assert result["not_scored"] == {"b": ["spleen"]}
-    assert "spleen" not in result["cases"]["b"]
-    assert result["mean"]["spleen"] == {"dice": 1.0, "nsd": 1.0, "n": 2}
+    status = {"a": {}, "b": {"spleen": "unlabelled"}, "c": {}}
+    elsewhere = folders / "elsewhere.json"
+    for words in ((), ("--conversion", str(elsewhere))):
+        path = write_status(folders, status)
+        if words:
+            path.rename(elsewhere)
+        _, result = evaluate(folders, *words)
+        assert result["not_scored"] == {"b": ["spleen"]}
+        assert "spleen" not in result["cases"]["b"]
+        assert result["mean"]["spleen"] == {"dice": 1.0, "nsd": 1.0, "n": 2, "n_pseudo": 0}
 
 
 def test_voxels_that_the_reference_ignores_do_not_count(folders):
@@ -172,3 +185,131 @@ def test_wrong_calls_say_what_to_type(folders, capsys):
     (folders / "pred" / "dataset.json").unlink()
     assert main(["evaluate", str(folders / "pred"), str(folders / "ref")]) == 2
     assert "--dataset-json" in capsys.readouterr().err
+
+
+def test_a_case_that_the_conversion_does_not_know_is_refused_by_name(folders):
+    write_status(folders, {"a": {}, "b": {}})
+    code, result = evaluate(folders)
+    assert code == 1
+    assert set(result["cases"]) == {"a", "b"}
+    assert "does not know this case" in result["refused"]["c"]
+    code, result = evaluate(folders, "--conversion", "none")
+    assert code == 0
+    assert set(result["cases"]) == {"a", "b", "c"}
+    assert result["label_status"] is None
+
+
+def test_pseudo_labels_are_counted_and_the_mean_without_them_is_beside(folders, capsys):
+    write_status(folders, {"a": {"spleen": "pseudo"}, "b": {}, "c": {"spleen": "pseudo"}})
+    _, result = evaluate(folders)
+    assert result["pseudo"] == {"a": ["spleen"], "c": ["spleen"]}
+    assert result["mean"]["spleen"]["dice"] == pytest.approx(2 / 3)
+    assert (result["mean"]["spleen"]["n"], result["mean"]["spleen"]["n_pseudo"]) == (3, 2)
+    assert result["mean_without_pseudo"]["spleen"] == {"dice": 0.0, "nsd": 0.0, "n": 1}
+    assert result["mean_without_pseudo"]["liver"] == {
+        k: v for k, v in result["mean"]["liver"].items() if k != "n_pseudo"
+    }
+    assert result["mean_of_structures_without_pseudo"]["dice"] == pytest.approx(4 / 9)
+    said = capsys.readouterr().out.splitlines()
+    (row,) = [line.split() for line in said if line.startswith("spleen")]
+    assert row == ["spleen", "3", "0.6667", "0.6667", "2", "2", "0.0000", "0.0000"]
+    write_status(folders, {"a": {}, "b": {}, "c": {}})
+    evaluate(folders)
+    assert "Dice*" not in capsys.readouterr().out
+
+
+def test_what_is_absent_is_right_when_it_is_not_found_and_a_false_positive_when_it_is(folders):
+    codes = np.asarray(nib.load(folders / "ref" / "a.nii.gz").dataobj).copy()
+    spleen = CODING.mask_of(codes, "spleen")
+    without = np.where(spleen, 0, codes).astype(np.uint8)
+    for case in ("a", "b"):
+        save(folders / "ref" / f"{case}.nii.gz", without)
+    save(folders / "pred" / "a.nii.gz", without)
+    save(folders / "pred" / "b.nii.gz", codes)
+    write_status(folders, {"a": {"spleen": "absent"}, "b": {"spleen": "absent"}, "c": {}})
+    _, result = evaluate(folders)
+    assert result["cases"]["a"]["spleen"]["dice"] is None
+    assert result["cases"]["a"]["spleen"]["false_component_ml"] == 0
+    assert result["cases"]["b"]["spleen"]["dice"] == 0
+    assert result["cases"]["b"]["spleen"]["volume_prediction_ml"] > 0
+    assert result["cases"]["b"]["spleen"]["false_component_ml"] > 0
+    assert result["not_scored"] == {}
+    assert (result["mean"]["spleen"]["n"], result["mean"]["spleen"]["dice"]) == (2, 0.5)
+
+
+def test_a_mean_of_nothing_is_nan_and_never_0(folders, capsys):
+    write_status(folders, {key: {"spleen": "unlabelled"} for key in "abc"})
+    _, result = evaluate(folders)
+    assert result["mean"]["spleen"] == {"dice": None, "nsd": None, "n": 0, "n_pseudo": 0}
+    assert result["mean_of_structures"]["dice"] == pytest.approx(2 / 3), "of the other two"
+    (row,) = [r.split() for r in capsys.readouterr().out.splitlines() if r.startswith("spleen")]
+    assert row == ["spleen", "0", "nan", "nan", "2"]
+
+
+def test_a_false_component_is_the_largest_one_and_corners_connect():
+    nothing = np.zeros((9, 9, 9), bool)
+    found = nothing.copy()
+    found[0, 0, 0] = found[1, 1, 1] = found[1, 2, 2] = True  # by a corner, by an edge
+    found[5:7, 5, 5] = True  # a smaller one
+    assert false_component_ml(nothing, found, 0.5) == pytest.approx(1.5)
+    assert false_component_ml(nothing, found[::-1, :, ::-1], 0.5) == pytest.approx(1.5)
+    assert false_component_ml(nothing, nothing, 0.5) == 0
+    assert math.isnan(false_component_ml(found, found, 0.5)), "the case has the structure"
+
+
+def test_a_structure_is_detected_by_one_voxel_of_it_and_not_by_a_neighbour():
+    truth = np.zeros((4, 4, 4), bool)
+    truth[1:3, 1:3, 1:3] = True
+    touching, beside = truth.copy(), np.zeros_like(truth)
+    touching[:] = False
+    touching[1, 1, 1] = True
+    beside[3] = True
+    assert (detected(truth, touching), detected(truth, beside)) == (1, 0)
+    assert math.isnan(detected(~truth & truth, beside)), "there is nothing to find"
+
+
+def test_tolerances_are_the_cards_and_one_number_for_all_else(folders, capsys):
+    """liver and liver_tumor have MSD's 7 mm, the spleen is not in that card."""
+    write_status(folders, {key: {} for key in "abc"}, key="msd-03-liver")
+    save(folders / "pred" / "a.nii.gz", np.roll(
+        np.asarray(nib.load(folders / "ref" / "a.nii.gz").dataobj), 1, 2))  # fmt: skip
+    _, result = evaluate(folders, "--tolerance-mm", "0.5")
+    assert result["tolerances_mm"] == {"liver": 7, "liver_tumor": 7, "spleen": 0.5}
+    assert set(result["tolerance_sources"]) == {"liver", "liver_tumor"}
+    assert "Antonelli" in result["tolerance_sources"]["liver"]
+    own = result["cases"]["a"]
+    assert own["liver"]["nsd"] == 1, "3 mm off, within 7"
+    assert own["spleen"]["nsd"] < 1
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[-1] for row in rows if row and row[0] in NAMES] == ["7", "7", "0.5"]
+
+
+@pytest.mark.parametrize("origin", ["dataset.json", "conversion.json of a user's own card"])
+def test_the_card_is_found_without_a_registered_conversion(folders, origin):
+    if origin == "dataset.json":
+        description = {"labels": {}, "atlas_nnunet": {"key": "msd-03-liver"}}
+        (folders / "dataset.json").write_text(json.dumps(description))
+        words = ("--conversion", "none")
+    else:
+        write_status(folders, {key: {} for key in "abc"}, key="my-card",
+                     nsd_tolerance_mm={"liver": 7}, nsd_tolerance_source="a paper")  # fmt: skip
+        words = ()
+    _, result = evaluate(folders, *words)
+    assert result["tolerances_mm"]["liver"] == 7
+    assert result["tolerances_mm"]["spleen"] == 2
+
+
+def test_published_tolerances_are_those_of_the_challenges():
+    flare = card_of("flare22").nsd_tolerance_mm
+    assert (flare["liver"], flare["duodenum"], flare["adrenal_gland_left"]) == (5, 7, 2)
+    assert card_of("flare23").nsd_tolerance_mm == {**flare, "abdominal_tumor": 2}
+    assert card_of("kits23").nsd_tolerance_mm["kidney_tumor"] == pytest.approx(1.1498, abs=1e-4)
+    assert set(card_of("msd-08-hepaticvessel").nsd_tolerance_mm.values()) == {3}
+    assert card_of("amos22").nsd_tolerance_mm == {}, "no source states one"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan"])
+def test_a_tolerance_is_a_length(folders, value, capsys):
+    words = [str(folders / "pred"), str(folders / "ref"), f"--tolerance-mm={value}"]
+    assert main(["evaluate", *words]) == 2
+    assert "not a tolerance" in capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_a_folder_of_references_leads_to_its_conversion(tmp_path):
         (folder.parent / "dataset.json").write_text(json.dumps(FLAT))
         assert find_conversion(folder) is None, "somebody else's data set"
         (folder.parent / "dataset.json").write_text(json.dumps({**FLAT, "atlas_nnunet": {}}))
-        with pytest.raises(SourceError, match="no conversion\\.json"):
+        with pytest.raises(SourceError, match=r"no conversion\.json"):
             find_conversion(folder)
         (folder.parent / "conversion.json").write_text(json.dumps(CONVERSION))
         assert find_conversion(folder) == folder.parent / "conversion.json"
@@ -122,6 +122,6 @@ def test_a_data_sets_name_leads_to_its_conversion(tmp_path, monkeypatch):
 def test_a_file_that_is_no_conversion_is_refused(tmp_path, text):
     path = tmp_path / "conversion.json"
     path.write_text(text)
-    with pytest.raises(SourceError, match="not (a conversion|JSON)") as caught:
+    with pytest.raises(SourceError, match=r"not (a conversion|JSON)") as caught:
         read_conversion(path, "convert again")
     assert caught.value.do == "convert again"

@@ -205,7 +205,7 @@ def test_values_stand_for_what_the_set_says(key):
     assert CARDS[key].values.sets == SPARSE.get(key, table)
 
 
-MASKS_CARD, MAP_CARD = "chaos-ct", "msd-03-liver"  # the smallest of each kind
+MASKS_CARD, MAP_CARD = "chaos-ct", "lits"  # the smallest of each kind
 BROKEN = {
     "a template for a channel that is not": (MASKS_CARD, {"channels": ["CT", "PET"]}),
     "a place nobody fills": (MASKS_CARD, {"layout.images": ["{case}/{phase}.nii.gz"]}),
@@ -231,6 +231,14 @@ BROKEN = {
     ),
     "a group of strangers": (MASKS_CARD, {"groups": {"organs": ["livr"]}}),
     "a weight above 1": (MASKS_CARD, {"pseudo_weight": 1.5}),
+    "a tolerance of a stranger": (
+        MASKS_CARD, {"nsd_tolerance_mm": {"livr": 5}, "nsd_tolerance_source": "a paper"},
+    ),
+    "a tolerance of nothing": (
+        MASKS_CARD, {"nsd_tolerance_mm": {"liver": 0}, "nsd_tolerance_source": "a paper"},
+    ),
+    "a tolerance that nobody published": (MASKS_CARD, {"nsd_tolerance_mm": {"liver": 5}}),
+    "a source without tolerances": (MASKS_CARD, {"nsd_tolerance_source": "a paper"}),
     "a field nobody reads": (MASKS_CARD, {"label_prvenance": "x"}),
     "more sets than codes": (
         MASKS_CARD,
@@ -264,7 +272,7 @@ def test_all_problems_of_one_card_are_told_at_once(tmp_path):
     path = tmp_path / "datasets.json"
     changes = {"channels": ["CT", "PET"], "structures": ["liver_tumor", "liver", "Spleen"],
                "groups": {"all": ["heart"]}}  # fmt: skip
-    path.write_text(json.dumps({"x": changed(MAP_CARD, changes)}))
+    path.write_text(json.dumps({"x": changed("msd-03-liver", changes)}))
     with pytest.raises(CollectedError) as caught:
         read_registry(path)
     told = str(caught.value)
