@@ -12,6 +12,7 @@ from atlas_nnunet.compare.report import report
 from atlas_nnunet.compare.result import compare
 from atlas_nnunet.compare.runs import gather
 from atlas_nnunet.compare.show import overview, text
+from atlas_nnunet.scoring.evaluation import SCHEMA
 
 NAMES = ("liver", "tumour")
 
@@ -27,7 +28,8 @@ def write(path, rows, tolerance_mm=2.0, structures=NAMES):
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({
-        "schema": 1, "tolerance_mm": tolerance_mm, "structures": list(structures), "cases": cases,
+        "schema": SCHEMA, "tolerances_mm": dict.fromkeys(structures, tolerance_mm),
+        "structures": list(structures), "cases": cases,
         "refused": {}, "not_scored": {},
     }))  # fmt: skip
     return path
@@ -315,3 +317,13 @@ def test_several_comparisons_have_a_table_of_all(made):
     page = report(result)
     assert "All arms against a" in page
     assert page.count("Verdict (") == 2
+
+
+def test_each_structure_is_printed_with_its_tolerance(tmp_path):
+    for name in "ab":
+        path = write(tmp_path / name / "evaluation.json", A)
+        own = {"liver": 7.0, "tumour": 2.0}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "tolerances_mm": own}))
+    result = compare(gather([f"{name}={tmp_path / name}" for name in "ab"], None))
+    assert result["comparisons"][0]["tolerances_mm"] == {"liver": 7, "tumour": 2}
+    assert "normalised surface distance at 2 mm: tumour; 7 mm: liver" in text(result)

@@ -22,7 +22,8 @@ def arm(shift):
     }
     cases["case_3"][NAMES[1]] = {"dice": None, "nsd": None}
     return {
-        "structures": NAMES, "cases": cases, "tolerance_mm": 2.0, "empty_policy": "stated",
+        "structures": NAMES, "cases": cases, "tolerances_mm": dict.fromkeys(NAMES, 2.0),
+        "empty_policy": "stated",
         "not_scored": {"case_9": ["liver"]}, "refused": {"case_8": "no <prediction>"},
     }  # fmt: skip
 

@@ -57,6 +57,14 @@ class Setting:
         return next((value for value in found if value is not None), None)
 
     @property
+    def tolerances_mm(self) -> dict[str, float]:
+        """Structure -> tolerance of the surface distance, for those that have one."""
+        found: dict[str, float] = {}
+        for run in (run for side in self.sides for run in side):
+            found |= run.evaluation.tolerances_mm
+        return {name: found[name] for name in self.structures if name in found}
+
+    @property
     def structures(self) -> list[str]:
         """Those of all runs, in the baseline's order."""
         runs = [run for side in self.sides for run in side]

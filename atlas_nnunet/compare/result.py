@@ -68,6 +68,7 @@ def _comparison(setting: Setting, baseline: str, arm: str) -> dict[str, Any]:
         "setting": setting.words,
         "runs": [len(side) for side in setting.sides],
         "tolerance_mm": setting.tolerance_mm,
+        "tolerances_mm": setting.tolerances_mm,
         "structures": names,
         "dice": _differences(pairs["dice"], names),
         "nsd": _differences(pairs["nsd"], names),

@@ -10,6 +10,7 @@ from atlas_nnunet.compare.matching import LEVELS, WORDS
 from atlas_nnunet.kernels.bootstrap import PairedDifference
 from atlas_nnunet.kernels.verdict import UNDECIDED
 from atlas_nnunet.page import text_table
+from atlas_nnunet.scoring.tolerances import in_words
 
 Content = Mapping[str, Any]  # of compare.json, or of one of its comparisons
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, header, rows
@@ -50,8 +51,8 @@ def overview(result: Content) -> Table | None:
 def tables(one: Content, baseline: str) -> list[Table]:
     """Scores and false positives of one comparison."""
     out: list[Table] = []
-    tolerance = one["tolerance_mm"] or 0.0
-    titles = {"dice": "Dice", "nsd": f"normalised surface distance at {tolerance:g} mm"}
+    at = in_words(one["tolerances_mm"])
+    titles = {"dice": "Dice", "nsd": f"normalised surface distance at {at}"}
     header = ("structure", "n", baseline, one["arm"], "difference [95 %]")
     for score, title in titles.items():
         own = {**one[score]["structures"], "mean of a case": one[score]["mean_of_a_case"]}

@@ -8,6 +8,7 @@ from pathlib import Path
 from atlas_nnunet.artefacts import whole_file
 from atlas_nnunet.demo.result import COLUMNS, DemoResult, headline, rows
 from atlas_nnunet.page import html_list, html_picture, html_table, page
+from atlas_nnunet.scoring.tolerances import in_words
 
 KINDS = {"copied": "#0f766e", "adapted": "#7dd3c8", "kept": "#d1d5db"}
 KIND_WORDS = {"copied": "loaded as they are", "adapted": "adapted", "kept": "left at their start"}
@@ -21,11 +22,11 @@ def write_report(result: DemoResult, path: Path) -> None:
 
 def report(result: DemoResult) -> str:
     """The page's HTML, a function of the result alone."""
-    tolerance = result.arms["transfer"]["tolerance_mm"]
+    at = in_words(result.arms["transfer"]["tolerances_mm"])
     sections = [
         ("Dice", html_table(COLUMNS, rows(result, "dice"))),
         (
-            f"Normalised surface distance at {tolerance:g} mm",
+            f"Normalised surface distance at {at}",
             html_table(COLUMNS, rows(result, "nsd")),
         ),
         *((name, html_picture(png)) for name, png in result.pictures.items()),

@@ -10,6 +10,7 @@ from typing import Any
 from atlas_nnunet.kernels.bootstrap import MIN_CASES, PairedDifference
 from atlas_nnunet.kernels.pairing import Pairs, over_cases, paired
 from atlas_nnunet.page import text_table
+from atlas_nnunet.scoring.tolerances import in_words
 
 ARMS = ("scratch", "transfer")
 
@@ -91,8 +92,8 @@ def headline(result: DemoResult) -> str:
 
 def result_table(result: DemoResult) -> str:
     """Plain text: the headline, then Dice and surface distance of both arms."""
-    tolerance = result.arms["transfer"]["tolerance_mm"]
-    titles = {"dice": "Dice", "nsd": f"normalised surface distance at {tolerance:g} mm"}
+    at = in_words(result.arms["transfer"]["tolerances_mm"])
+    titles = {"dice": "Dice", "nsd": f"normalised surface distance at {at}"}
     lines = [headline(result)]
     for score, title in titles.items():
         lines += ["", title, *text_table(COLUMNS, rows(result, score))]
