@@ -133,6 +133,15 @@ def test_cases_and_iterations_of_stock_trainings(
     assert facts(folder).cases == (5 if fold == "all" else None)
 
 
+def test_an_evaluation_that_heeds_status_goes_before_any_summary(tmp_path):
+    names = ("evaluation.json", "validation/evaluation.json", "summary.json",
+             "validation/summary.json")  # fmt: skip
+    (tmp_path / "validation").mkdir()
+    for name in reversed(names):
+        (tmp_path / name).write_text("{}")
+        assert find(tmp_path) == tmp_path / name
+
+
 def test_ours_goes_before_nnunets_and_a_row_before_the_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     folder = training(tmp_path, "AtlasTransferTrainer", SECTION)

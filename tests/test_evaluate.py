@@ -313,3 +313,27 @@ def test_a_tolerance_is_a_length(folders, value, capsys):
     words = [str(folders / "pred"), str(folders / "ref"), f"--tolerance-mm={value}"]
     assert main(["evaluate", *words]) == 2
     assert "not a tolerance" in capsys.readouterr().err
+
+
+def test_a_users_own_card_brings_its_tolerances_to_the_evaluation(workspace, tmp_path):
+    card = {
+        "layout": {"kind": "structure_masks", "images": ["{case}/ct.nii.gz"],
+                   "masks": "{case}/segmentations/{structure}.nii.gz"},
+        "structures": ["liver", "spleen"],
+        "nsd_tolerance_mm": {"liver": 4}, "nsd_tolerance_source": "our protocol",
+    }  # fmt: skip
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    image = np.random.default_rng(0).integers(-100, 100, (6, 6, 6)).astype(np.int16)
+    mask = np.zeros((6, 6, 6), np.uint8)
+    mask[2:4, 2:4, 2:4] = 1
+    save(tmp_path / "own/x/ct.nii.gz", image)
+    save(tmp_path / "own/x/segmentations/liver.nii.gz", mask)
+    words = ("convert", "custom", tmp_path / "own", "--card", tmp_path / "card.json", "-np", 1)
+    assert workspace.run(*words) == 0
+    labels = workspace.folder / "nnUNet_raw/Dataset600_Custom/labelsTr"
+    assert workspace.run("evaluate", labels, labels, "-np", 1, "-o", tmp_path / "e.json") == 0
+    result = json.loads((tmp_path / "e.json").read_text())
+    assert result["tolerances_mm"] == {"liver": 4, "spleen": 2}
+    assert result["tolerance_sources"] == {"liver": "our protocol"}
+    assert result["not_scored"] == {"x": ["spleen"]}, "no file: nobody looked"
+    assert result["label_status"] == "Dataset600_Custom"
