@@ -1,6 +1,8 @@
 """Label status: what is known decides what counts, case by case and structure by structure."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,3 +127,17 @@ def test_a_file_that_is_no_conversion_is_refused(tmp_path, text):
     with pytest.raises(SourceError, match=r"not (a conversion|JSON)") as caught:
         read_conversion(path, "convert again")
     assert caught.value.do == "convert again"
+
+
+def test_no_second_place_looks_label_status_up():
+    """`convert` writes it, this module reads it; whoever else reads it would have its own rule."""
+    package = Path(__file__).parent.parent
+    folders = [package / name for name in ("atlas_nnunet", "trainers", "planners")]
+    reads = re.compile(r"""\[["']status["']\]|get\(["']status["']""")
+    found = {
+        str(path.relative_to(package))
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if reads.search(path.read_text())
+    }
+    assert found == {"atlas_nnunet/labelstatus.py", "atlas_nnunet/convert/outcome.py"}
