@@ -80,3 +80,10 @@ def training_bar(describe: str) -> Iterator[None]:
     finally:
         _shown.reset(token)
         bar.close()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep the host's lines off the console: another process of this training shows them."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield

@@ -23,15 +23,10 @@ from atlas_nnunet.networks.suite import has_deep_supervision
 from atlas_nnunet.progress import current
 from atlas_nnunet.settings import of_plans
 from atlas_nnunet.training.averaging import Anchor, Average
+from atlas_nnunet.training.distributed import Ranks, first_rank_first, global_rank
 from atlas_nnunet.training.groups import PhaseScheduler, parameter_groups
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
-from atlas_nnunet.training.loss import (
-    DeepSupervision,
-    MarginalLoss,
-    RegionLoss,
-    Regions,
-    deep_supervision_factors,
-)
+from atlas_nnunet.training.loss import Regions, build_loss, known_structures
 from atlas_nnunet.training.online import by_structure, log_epoch, over_batches, summary
 from atlas_nnunet.training.precision import choose_precision
 from atlas_nnunet.training.status import StatusWeights
@@ -78,6 +73,11 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         if not self.precision.needs_scaler:
             self.grad_scaler = None
 
+    @property
+    def rank(self) -> int:
+        """Of this process among all of the training: 0 writes and reports, seeds differ by it."""
+        return global_rank(self)
+
     def initialize(self) -> None:
         if self.label_manager.has_ignore_label:
             raise PlanError(
@@ -85,14 +85,16 @@ class AtlasPretrainTrainer(nnUNetTrainer):
                 where=self.plans_manager.dataset_name,
                 do="train with -tr nnUNetTrainer, or convert the set with label status instead",
             )
+        dataset = Dataset(self.plans_manager.dataset_name)
+        self.status = StatusWeights.of_dataset(self.dataset_json, dataset.conversion_for_training)
         seed_everything(self.training.seed)
         super().initialize()
+        if self.rank > 0:  # equal weights on all ranks, but not equal draws of dropout
+            seed_everything(self.training.seed, self.rank)
         if self.precision.wants_room:  # looking copies the network: not on a GPU
             patch = self.configuration_manager.patch_size
             maps = outgrown(bare(self.network), self.num_input_channels, patch)
             self.precision = self.precision.for_maps(maps)
-        dataset = Dataset(self.plans_manager.dataset_name)
-        self.status = StatusWeights.of_dataset(self.dataset_json, dataset.conversion_for_training)
         self.regions = (
             Regions(self.label_manager.foreground_regions).to(self.device)
             if self.label_manager.has_regions
@@ -114,12 +116,17 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         return optimizer, PhaseScheduler(optimizer, self.training.phases)
 
     def _build_loss(self) -> torch.nn.Module:
-        kind = RegionLoss if self.label_manager.has_regions else MarginalLoss
-        loss = kind(self.configuration_manager.batch_dice)
-        if not self.enable_deep_supervision:
-            return loss
-        scales = self._get_deep_supervision_scales()
-        return DeepSupervision(loss, deep_supervision_factors(len(scales)))
+        plan, cpu = self.configuration_manager, torch.device("cpu")
+        cases = [""] if self.status.conversion is None else self.do_split()[0]
+        weights = self.status(cases, cpu)[:, self.status.background :]
+        structures = known_structures(weights, self.plans_manager.dataset_name)
+        self.print_to_log_file(f"loss: divided by {structures:g} structures in every batch")
+        return build_loss(
+            self.label_manager.has_regions, plan.batch_dice, structures,
+            Ranks.of_process(plan.batch_size),
+            n_outputs=len(self._get_deep_supervision_scales() or ()),
+            every_output=self.is_ddp and not self._do_i_compile(),
+        )  # fmt: skip
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
         rotation, dummy_2d, initial, axes = (
@@ -132,8 +139,9 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         return rotation, dummy_2d, initial, axes
 
     def do_split(self) -> tuple[list[str], list[str]]:
-        """As the host does, in an order that no file system decides."""
-        train, val = super().do_split()
+        """As the host does, in an order that no file system decides; one rank writes the file."""
+        with first_rank_first():
+            train, val = super().do_split()
         return sorted(train), sorted(val)
 
     def get_dataloaders(self) -> tuple[Batches, Batches]:
@@ -166,13 +174,13 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             self.label_manager, self.oversample_foreground_percent,
             probabilistic_oversampling=self.probabilistic_oversampling, transforms=transforms,
         )  # fmt: skip
-        seeded = SeededBatches(loader, self.training.seed, self.local_rank, stream)
+        seeded = SeededBatches(loader, self.training.seed, self.rank, stream)
         start, stop = self.current_epoch * per_epoch, self.num_epochs * per_epoch
         return Batches(seeded, start, stop, workers, pin_memory=self.device.type == "cuda")
 
     def save_checkpoint(self, filename: str) -> None:
         """Whole or not at all: the host writes in place, and a kill meanwhile loses the run."""
-        if self.local_rank != 0 or self.disable_checkpointing:
+        if self.rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
         with whole_file(Path(filename)) as partial:
@@ -188,7 +196,7 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         per_epoch = self.num_iterations_per_epoch
         if self.average is not None:
             self.average.n_updates = self.current_epoch * per_epoch
-        if self.local_rank == 0:
+        if self.rank == 0:
             current().begin(self.current_epoch * per_epoch, self.num_epochs * per_epoch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
@@ -200,7 +208,7 @@ class AtlasPretrainTrainer(nnUNetTrainer):
     def on_epoch_end(self) -> None:
         """Also leave the curves where a program can read them: the host only draws them."""
         super().on_epoch_end()
-        if self.local_rank == 0:
+        if self.rank == 0:
             curves = {ours: [float(v) for v in self.logger.get_value(key, step=None)]
                       for ours, key in CURVES.items()}  # fmt: skip
             history = self.logger.get_value("dice_per_class_or_region", step=None)
@@ -240,7 +248,7 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         else:
             loss.backward()
         self._step()
-        if self.local_rank == 0:
+        if self.rank == 0:
             current().step()
         return {"loss": loss.detach().cpu().numpy()}
 

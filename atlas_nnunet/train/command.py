@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from atlas_nnunet.hosttraining import (
     OUR_TRAINERS,
     PRETRAIN_TRAINER,
     TRANSFER_TRAINER,
+    Processes,
     check_device,
     run_host_training,
     split_of,
     use_our_trainers,
 )
-from atlas_nnunet.progress import training_bar
+from atlas_nnunet.progress import silence, training_bar
 from atlas_nnunet.settings import SECTION, of_plans
 
 RECORD = "atlas_train.json"
@@ -37,13 +38,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-tr", dest="trainer", default=PRETRAIN_TRAINER)
     parser.add_argument("-p", dest="plans", default="AtlasPretrainPlans")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N",
+                        help="number of GPUs of this machine that share each batch (default: 1); "
+                        "leave it out under torchrun")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true",
                         help="train anew where the plan or the data have changed")  # fmt: skip
     parser.epilog = (
         "example:\n  atlas-nnunet train 701 3d_fullres all\n"
         "the same with nnU-Net's own command:\n"
         '  eval "$(atlas-nnunet env)"\n'
-        "  nnUNetv2_train 701 3d_fullres all -tr AtlasPretrainTrainer -p AtlasPretrainPlans"
+        "  nnUNetv2_train 701 3d_fullres all -tr AtlasPretrainTrainer -p AtlasPretrainPlans\n"
+        "several GPUs of one machine:\n  atlas-nnunet train 701 3d_fullres all --num-gpus 4\n"
+        "several machines, only with an nnU-Net that supports torchrun (2.8.1 from PyPI does not; "
+        "checked at start):\n"
+        "  torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d \\\n"
+        "      --rdzv-endpoint HOST:PORT \\\n"
+        "      -m atlas_nnunet.cli train 701 3d_fullres all"
     )
 
 
@@ -54,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
         dataset.plans(args.plans), f"atlas-nnunet plan {dataset.name} -p {args.plans}"
     )
     _refuse_trainer(plans, args.trainer)
+    processes = Processes.asked_for(args.num_gpus, os.environ)
+    processes.check(args.device, _batch_size(plans, args.configuration))
     folder = dataset.run(args.trainer, args.plans, args.configuration, args.fold)
-    key = _made_of(dataset, plans, args)
+    key = _made_of(dataset, plans, args, processes.n)
     record = folder / RECORD
     known = json.loads(record.read_text())["key"] if record.is_file() else None
     started = any((folder / name).is_file() for name in CHECKPOINTS)
@@ -66,19 +78,37 @@ def run(args: argparse.Namespace) -> int:
     if trained and _is_validated(folder, plans, args.trainer):
         print(f"done before: {folder / CHECKPOINTS[0]}")
         return 0
-    if not resume:
-        _clear(folder)
-    write_json(record, {"key": key})
+    if processes.rank == 0:
+        if not resume:
+            _clear(folder)
+        write_json(record, {"key": key})
     use_our_trainers()
-    # Other trainers tell us nothing to draw a bar from: theirs are the host's own lines.
-    shown = training_bar(f"train {dataset.name}") if args.trainer in OUR_TRAINERS else nullcontext()
-    with shown:
+    with _shown(f"train {dataset.name}", args, processes):
         run_host_training(
             dataset.name, args.configuration, args.fold, args.trainer, args.plans, args.device,
-            resume=resume and not trained, only_validate=trained,
+            resume=resume and not trained, only_validate=trained, num_gpus=args.num_gpus,
         )  # fmt: skip
-    print(f"written: {folder / CHECKPOINTS[0]}")
+    if processes.rank == 0:
+        print(f"written: {folder / CHECKPOINTS[0]}")
     return 0
+
+
+def _batch_size(plans: Mapping[str, Any], configuration: str) -> int:
+    """Of the plan; 1 for a configuration that it lacks, which nnU-Net refuses."""
+    if configuration not in plans["configurations"]:
+        return 1
+    return int(resolve_configuration(plans, configuration)["batch_size"])
+
+
+def _shown(
+    describe: str, args: argparse.Namespace, processes: Processes
+) -> AbstractContextManager[None]:
+    """A bar where this process runs our trainer; else the host's own lines, for other trainers and
+    for processes that nnU-Net starts itself. One process of a torchrun shows one for all."""
+    trains_here = processes.n == 1 or processes.joins
+    if args.trainer not in OUR_TRAINERS or not trains_here:
+        return nullcontext()
+    return training_bar(describe) if processes.rank == 0 else silence()
 
 
 def _refuse_trainer(plans: Mapping[str, Any], trainer: str) -> None:
@@ -107,7 +137,8 @@ def _refuse(folder: Path, args: argparse.Namespace, *, recorded: bool) -> None:
     anew = "give --overwrite to train anew, or plan under another name with -p"
     if recorded:
         raise PlanError(
-            "this run was trained with another plan, other data or other starting weights",
+            "this run was trained with another plan, other data, other starting weights or another "
+            "number of GPUs",
             where=str(folder), do=anew,
         )  # fmt: skip
     words = f"{args.dataset} {args.configuration} {args.fold} -tr {args.trainer} -p {args.plans}"
@@ -132,8 +163,11 @@ def _clear(folder: Path) -> None:
     shutil.rmtree(folder / "validation", ignore_errors=True)
 
 
-def _made_of(dataset: Dataset, plans: Mapping[str, Any], args: argparse.Namespace) -> str:
-    """Hash of plan, labels, label status, split, starting weights and preprocessed cases."""
+def _made_of(
+    dataset: Dataset, plans: Mapping[str, Any], args: argparse.Namespace, n_processes: int
+) -> str:
+    """Hash of plan, labels, label status, split, starting weights, preprocessed cases, and the
+    number of processes: each draws batches of its own, so that another number is another run."""
     planned = args.configuration in plans["configurations"]
     configuration = resolve_configuration(plans, args.configuration) if planned else {}
     cases = dataset.case_records(configuration.get("data_identifier", ""))
@@ -146,6 +180,5 @@ def _made_of(dataset: Dataset, plans: Mapping[str, Any], args: argparse.Namespac
     if args.trainer == TRANSFER_TRAINER:
         files.append(dataset.transferred(args.plans, args.configuration))
     hashes = [file_hash(p) if p.is_file() else None for p in files]
-    return content_hash(
-        [plans, records, hashes, split, args.device, os.environ.get("nnUNet_compile")]
-    )
+    made_of = [plans, records, hashes, split, args.device, os.environ.get("nnUNet_compile")]
+    return content_hash(made_of + [n_processes] * (n_processes > 1))  # old runs keep their key
