@@ -123,7 +123,8 @@ def test_a_structures_gradient_does_not_depend_on_the_status_of_others(batch_dic
     alone[:, 7] = 1
     mixed = torch.rand(2, 33, generator=torch.Generator().manual_seed(seed))
     mixed[:, 7] = 1
-    gradients = [value_and_gradient(loss, logits, regions, w)[1][:, 7] for w in (ones, alone, mixed)]
+    statuses = (ones, alone, mixed)
+    gradients = [value_and_gradient(loss, logits, regions, w)[1][:, 7] for w in statuses]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(gradients[2], gradients[0], rtol=1e-6, atol=0)
 
