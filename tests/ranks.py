@@ -123,15 +123,18 @@ def sums(rank: int, folder: Path) -> None:
     torch.save(found, folder / f"rank{rank}.pt")
 
 
-def trainer_in(space: Path, results: Path, plans: str, fold: int, resume: bool) -> Any:
+def trainer_in(
+    space: Path, results: Path, plans: str, *, resume: bool = False, is_double: bool = False
+) -> Any:
     """Our trainer as nnU-Net's run_training makes it, on the CPU where ranks have CUDA devices.
 
     Args:
         space: Holds nnU-Net's folders.
         results: nnUNet_results.
         plans: Name.
-        fold: Number.
         resume: As `--c`.
+        is_double: Compute in float64. In float32 another batch size rounds otherwise, and the
+            gradients of a network with norms and kinks differ by 1e-4 of the largest.
     """
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):
         os.environ[name] = str(space / name)
@@ -139,21 +142,24 @@ def trainer_in(space: Path, results: Path, plans: str, fold: int, resume: bool) 
     from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as host
 
     from atlas_nnunet.trainers.atlas_pretrain import AtlasPretrainTrainer
-    from atlas_nnunet.training.precision import choose_precision
+    from atlas_nnunet.training.precision import Precision
 
     def wrapped(network: nn.Module, device_ids: list[int]) -> nn.Module:
         return DistributedDataParallel(network)
 
     host.DDP = wrapped  # the host names a CUDA device, which a module on the CPU refuses
     host.device_count = lambda: 0
+    build = host.get_network_from_plans
+    if is_double:
+        host.get_network_from_plans = lambda *a, **more: build(*a, **more).double()
     folder = space / "nnUNet_preprocessed/Dataset701_Tiny"
     content = json.loads((folder / f"{plans}.json").read_text()) | {"continue_training": resume}
     trainer = AtlasPretrainTrainer(
-        content, "3d_fullres", fold, json.loads((folder / "dataset.json").read_text()),
+        content, "3d_fullres", 0, json.loads((folder / "dataset.json").read_text()),
         torch.device("cpu"),
     )  # fmt: skip
     trainer.device = torch.device("cpu")
-    trainer.precision = choose_precision(trainer.device)
+    trainer.precision = Precision("cpu", None, "the law is about float32")
     trainer.grad_scaler = None
     return trainer
 
@@ -166,7 +172,7 @@ def batches_for(trainer: Any, n: int) -> list[dict[str, Any]]:
     codes = max(map(int, trainer.label_manager.all_labels)) + 1
     found = []
     for _ in range(n):
-        images = torch.randn(plan.batch_size, 1, *plan.patch_size, generator=generator)
+        images = torch.randn(plan.batch_size, 1, *plan.patch_size, generator=generator).double()
         finest = torch.randint(0, codes, (len(images), 1, *plan.patch_size), generator=generator)
         targets = []
         for scale in trainer._get_deep_supervision_scales():
@@ -183,7 +189,7 @@ def part_of(batch: dict[str, Any], part: slice) -> dict[str, Any]:
 
 def steps_of_the_trainer(rank: int, folder: Path, space: Path, shared: bool = True) -> None:
     """Two training steps, and one epoch of validation, on given batches."""
-    trainer = trainer_in(space, folder / f"results{rank}", "Three", 0, False)
+    trainer = trainer_in(space, folder / f"results{rank}", "Three", is_double=True)
     trainer.initialize()
     trainer.lr_scheduler.step(0)
     batches = batches_for(trainer, 4)
@@ -219,14 +225,14 @@ def whole_trainings(rank: int, folder: Path, space: Path) -> None:
     if rank > 0:
         torch.save = _refuse_to_save  # nnU-Net calls it by this name
     keys = []
-    through = trainer_in(space, folder / "through", "Two", 0, False)
+    through = trainer_in(space, folder / "through", "Two")
     step = through.train_step
     through.train_step = lambda batch: keys.append(batch["data"].sum().item()) or step(batch)
     through.run_training()
     through.perform_actual_validation()
     weights = {n: p.detach().tolist() for n, p in _named(through)}
 
-    stopped = trainer_in(space, folder / "resumed", "Two", 0, False)
+    stopped = trainer_in(space, folder / "resumed", "Two")
     end = stopped.on_epoch_end
 
     def end_and_stop() -> None:
@@ -238,7 +244,7 @@ def whole_trainings(rank: int, folder: Path, space: Path) -> None:
         stopped.run_training()
     except StoppedError:
         dist.barrier()  # the checkpoint is written
-    resumed = trainer_in(space, folder / "resumed", "Two", 0, True)
+    resumed = trainer_in(space, folder / "resumed", "Two", resume=True)
     resumed.load_checkpoint(os.path.join(resumed.output_folder, "checkpoint_latest.pth"))
     assert resumed.current_epoch == 1
     resumed.run_training()

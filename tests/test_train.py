@@ -14,6 +14,7 @@ pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
 
 WORDS = ("train", 507, "3d_fullres", "all", "-p", "Plans", "-device", "cpu")
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
 
 
 class KilledError(Exception):
@@ -36,13 +37,15 @@ def run(tmp_path, monkeypatch):
 
         def __call__(self, *more, section=None, **settings):
             training = {"training": Training(**settings).as_json()}
-            plans = {"configurations": {}, SECTION: training | (section or {})}
+            plans = {"configurations": {"3d_fullres": {"batch_size": 2}}}
+            plans[SECTION] = training | (section or {})
             (folder / "Plans.json").write_text(json.dumps(plans))
             return Workspace(tmp_path).run(*WORDS, *more)
 
     own = Run()
 
-    def host(*_, resume, only_validate):
+    def host(*_, resume, only_validate, num_gpus):
+        own.num_gpus = num_gpus
         own.calls.append({"resume": resume, "only_validate": only_validate})
         for name in own.files:
             path = own.folder / name
@@ -142,3 +145,97 @@ def test_a_training_that_another_command_began_is_left_alone(run, capsys):
     assert not run.calls
     assert (run.folder / "checkpoint_latest.pth").read_text() == "weeks of work"
     assert run("--overwrite") == 0
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A machine with four of them, as far as the command asks torch."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+
+
+def test_several_gpus_are_asked_for_and_make_another_run(run, gpus, capsys):
+    """Each rank draws batches of its own."""
+    assert run("-device", "cuda") == 0
+    assert run.num_gpus == 1
+    assert run("-device", "cuda", "--num-gpus", 2) == 2
+    assert "another number of GPUs" in capsys.readouterr().err
+    assert run("-device", "cuda", "--num-gpus", 2, "--overwrite") == 0
+    assert run.num_gpus == 2
+    assert run("-device", "cuda", "--num-gpus", 2) == 0
+    assert len(run.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("n", "device", "words"),
+    [
+        (2, "cpu", "with cuda only, not with 'cpu'"),
+        (5, "cuda", "5 GPUs are asked for, torch finds 4"),
+        (3, "cuda", "a batch of 2 cannot be divided among 3 GPUs"),
+        (0, "cuda", "0 GPUs cannot train"),
+    ],
+)
+def test_gpus_that_cannot_train_are_refused_in_words(run, gpus, capsys, n, device, words):
+    assert run("-device", device, "--num-gpus", n) == 2
+    assert words in capsys.readouterr().err
+    assert not run.calls
+    assert not run.folder.exists()
+
+
+def test_torchrun_is_refused_where_the_host_would_train_alone_in_each_process(
+    run, gpus, capsys, monkeypatch
+):
+    from nnunetv2.run import run_training
+
+    monkeypatch.delattr(run_training, "launched_by_external_launcher", raising=False)
+    for name, value in {**TORCHRUN, "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert run("-device", "cuda") == 2
+    assert "cannot join processes that torchrun has started" in capsys.readouterr().err
+    assert not run.calls
+
+
+def test_of_the_processes_of_a_torchrun_one_keeps_the_record(run, gpus, capsys, monkeypatch):
+    """On a host that joins them. The others must not clear what it has begun."""
+    from nnunetv2.run import run_training
+
+    join = "launched_by_external_launcher"
+    monkeypatch.setattr(run_training, join, lambda: True, raising=False)
+    for name, value in {**TORCHRUN, "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert run("-device", "cuda", "--num-gpus", 2) == 2
+    assert "leave it out under torchrun" in capsys.readouterr().err
+    run.files = ("checkpoint_latest.pth",)
+    with pytest.raises(KilledError):
+        run("-device", "cuda")
+    assert not (run.folder / command.RECORD).exists()
+    monkeypatch.setenv("RANK", "0")
+    run.files = ("checkpoint_final.pth", "validation/summary.json")
+    assert run("-device", "cuda", "--overwrite") == 0
+    assert run.num_gpus == 1
+    assert not (run.folder / "checkpoint_latest.pth").exists()
+    assert "written" in capsys.readouterr().out
+    monkeypatch.setenv("RANK", "1")
+    (run.folder / "validation/summary.json").unlink()
+    assert run("-device", "cuda") == 0
+    assert run.calls[-1] == {"resume": False, "only_validate": True}
+    assert (run.folder / "checkpoint_final.pth").exists()
+    assert "written" not in capsys.readouterr().out
+
+
+def test_a_process_that_stops_is_named_in_words(monkeypatch):
+    from nnunetv2.run import run_training
+    from torch.multiprocessing import ProcessRaisedException
+
+    from atlas_nnunet.errors import AtlasError
+    from atlas_nnunet.hosttraining import run_host_training
+
+    def stop(*_, num_gpus, **__):
+        raise ProcessRaisedException("out of memory", error_index=1, error_pid=7)
+
+    monkeypatch.setattr(run_training, "run_training", stop)
+    monkeypatch.setattr("torch.set_num_threads", lambda n: None)
+    with pytest.raises(AtlasError, match="the process of GPU 1 stopped") as caught:
+        run_host_training("Dataset507_T", "3d_fullres", "0", "T", "P", "cuda", resume=False,
+                          num_gpus=2)  # fmt: skip
+    assert "out of memory" in str(caught.value)
