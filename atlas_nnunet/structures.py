@@ -7,7 +7,7 @@ Canonical names are AbdomenAtlas' own for its 25 organs and 7 tumour types, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 
 # combined_labels.nii.gz of AbdomenAtlas 1.1: value i + 1 is the i-th name (SuPreM README).
@@ -56,6 +56,16 @@ SYNONYMS = {
     "pancreatic_pnet": "pancreas_pnet",
     "pancreas_tumour": "pancreas_tumor",
     "hepatic_tumor": "liver_tumor",
+    "hepatic_tumour": "liver_tumor",
+    "hepatic_lesion": "liver_lesion",
+    "hepatic_cyst": "liver_cyst",
+    "renal_tumor": "kidney_tumor",
+    "renal_tumour": "kidney_tumor",
+    "renal_lesion": "kidney_lesion",
+    "renal_cyst": "kidney_cyst",
+    "pancreatic_tumour": "pancreas_tumor",
+    "colon_tumour": "colon_tumor",
+    "lung_tumour": "lung_tumor",
     "colon_cancer": "colon_tumor",
     "colon_cancer_primaries": "colon_tumor",
     "lung_cancer": "lung_tumor",
@@ -66,11 +76,15 @@ SYNONYMS = {
 LIVER = tuple(f"liver_segment_{i}" for i in range(1, 9))
 PANCREAS = ("pancreas_head", "pancreas_body", "pancreas_tail")
 KIDNEYS = ("kidney_left", "kidney_right", "kidney")
+LOBES_LEFT = ("lung_upper_lobe_left", "lung_lower_lobe_left")
+LOBES_RIGHT = ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right")
+LUNGS = ("lung_left", "lung_right", "lung", *LOBES_LEFT, *LOBES_RIGHT)
 
 # Structure -> what it may lie inside of. A tumour is part of its organ; voxels may be both.
 PARENTS = {
     "hepatic_vessel": ("liver",),
-    "hepatic_vessel_tumor": ("hepatic_vessel", "liver"),
+    "hepatic_vessel_lesion": ("hepatic_vessel", "liver"),
+    "hepatic_vessel_tumor": ("hepatic_vessel", "liver", "hepatic_vessel_lesion"),
     **dict.fromkeys(LIVER, ("liver",)),
     "liver_lesion": ("liver", *LIVER),
     "liver_tumor": ("liver", *LIVER, "liver_lesion"),
@@ -88,10 +102,8 @@ PARENTS = {
     "pancreas_cyst": ("pancreas", *PANCREAS, "pancreas_lesion"),
     "pancreas_pdac": ("pancreas", *PANCREAS, "pancreas_lesion", "pancreas_tumor"),
     "pancreas_pnet": ("pancreas", *PANCREAS, "pancreas_lesion", "pancreas_tumor"),
-    "lung_tumor": (
-        "lung_left", "lung_right", "lung", "lung_upper_lobe_left", "lung_lower_lobe_left",
-        "lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right",
-    ),
+    "lung_lesion": LUNGS,
+    "lung_tumor": (*LUNGS, "lung_lesion"),
     # Not the intestine, here the small bowel, nor the rectum: the labels are of colon primaries
     # (MSD task 10). A tumour that runs on into the rectum keeps its voxels, and they are counted.
     "colon_lesion": ("colon",),
@@ -99,6 +111,16 @@ PARENTS = {
     "esophagus_tumor": ("esophagus",),
 }  # fmt: skip
 
+# Whole -> its parts, which share no voxel and together fill it. Besides these, any `x` is the union
+# of `x_left` and `x_right`.
+UNIONS = {
+    "liver": LIVER,
+    "pancreas": PANCREAS,
+    "lung_left": LOBES_LEFT,
+    "lung_right": LOBES_RIGHT,
+}
+
+_LESION = re.compile(r"_(lesion|tumor|cyst|pdac|pnet)$")
 _SIDED = re.compile(r"(?:^|_)(left|right)(?:_|$)")
 
 
@@ -148,3 +170,47 @@ def parts_last(structures: Iterable[str]) -> tuple[str, ...]:
         left.remove(ready)
         out.append(ready)
     return tuple(out)
+
+
+def inside(child: str, parent: str) -> bool:
+    """Whether the vocabulary says that voxels of `child` may also be voxels of `parent`."""
+    return parent in PARENTS.get(child, ())
+
+
+def innermost(child: str, structures: Iterable[str]) -> str | None:
+    """The structure in which `child` lies most closely: inside all others of its parents.
+
+    None where no parent is among `structures`, or where two of them are not nested in one another
+    (the left and the right kidney for a kidney tumour).
+    """
+    parents = [name for name in structures if inside(child, name)]
+    nested = (p for p in parents if all(p == q or inside(p, q) for q in parents))
+    return next(nested, None)
+
+
+def parts_of(whole: str, available: Collection[str]) -> tuple[str, ...]:
+    """Disjoint structures whose union is `whole`, all of them in `available`; empty if none serve.
+
+    A part that is not available is replaced by its own parts (`lung` from two lungs, or from the
+    five lobes). A structure is not a part of itself.
+    """
+    sides = () if side_of(whole) else (f"{whole}_left", f"{whole}_right")
+    for parts in (UNIONS.get(whole, ()), sides):
+        found = [(p,) if p in available else parts_of(p, available) for p in parts]
+        if found and all(found):
+            return tuple(name for own in found for name in own)
+    return ()
+
+
+def related_lesions(name: str) -> tuple[str, ...]:
+    """Lesions that contain or are contained in a lesion, the most closely related first.
+
+    `pancreas_lesion` gives `pancreas_tumor` and the other kinds; `pancreas_tumor` gives
+    `pancreas_lesion`, then its own kinds. None of them is the same structure.
+    """
+    if not _LESION.search(name):
+        return ()
+    wider = [p for p in reversed(PARENTS.get(name, ())) if _LESION.search(p)]
+    narrower = [child for child in PARENTS if inside(child, name) and _LESION.search(child)]
+    narrower.sort(key=lambda child: sum(bool(_LESION.search(p)) for p in PARENTS[child]))
+    return (*wider, *narrower)

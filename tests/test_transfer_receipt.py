@@ -10,11 +10,12 @@ import torch
 from networks import plans, source_of, spec
 
 from atlas_nnunet.errors import TransferError
-from atlas_nnunet.transfer.forward import as_table, forward_check, look, patch_size, real_patch
+from atlas_nnunet.transfer.forward import as_table, forward_check, look
 from atlas_nnunet.transfer.heads import Heads
 from atlas_nnunet.transfer.intensities import affine, scheme, to_source
 from atlas_nnunet.transfer.page import receipt_page
 from atlas_nnunet.transfer.pair import takes_a_shift
+from atlas_nnunet.transfer.patch import patch_size, real_patch
 from atlas_nnunet.transfer.receipt import receipt, refuse_below
 from atlas_nnunet.transfer.starting import start_target
 
@@ -115,16 +116,23 @@ def test_equal_networks_agree_fully_and_others_do_not(residual):
     target, _, heads = start_target(source, own, {}, seed=0)
     target.eval()
     patch = torch.randn(1, 1, 16, 16, 16)
-    found = look(source, target, patch, heads)
+    check = look(source, target, patch, heads)
+    found = check.rows
     assert [a.place for a in found] == [
         *(f"encoder level {i}" for i in range(4)), *(f"logits {n}" for n in own.heads),
     ]  # fmt: skip
     assert all(a.correlation > 0.999 for a in found)
-    strangers = forward_check(network, source_of(own, seed=9)[1], patch, heads)
+    assert [v.structure for v in check.voxels] == list(own.heads)
+    assert not any(v.differs for v in check.voxels)
+    assert sum(v.n_source for v in check.voxels) > 1000
+    check_strangers = forward_check(network, source_of(own, seed=9)[1], patch, heads)
+    assert any(v.differs for v in check_strangers.voxels)
+    strangers = check_strangers.rows
     assert sum(abs(a.correlation) for a in strangers[:4]) < 0.3 * 4, "means do not count"
-    assert "encoder level 0" in as_table(found)
+    assert "encoder level 0" in as_table(check)
+    assert "of these in the target" in as_table(check)
     assert not target.training, "left as it was"
-    shifted = forward_check(network, target, patch, heads, shift=1)
+    shifted = forward_check(network, target, patch, heads, shift=1).rows
     assert [a.correlation is None for a in shifted[:4]] == [False, False, False, True]
 
 
@@ -136,7 +144,7 @@ def test_the_check_gives_the_source_what_its_own_preprocessing_would_have_left()
     target, _, heads = start_target(source, bare, {}, seed=0, folds=folds)
     patch = torch.randn(1, 1, 32, 32, 32)
     with_folds, without = (
-        look(source, target, patch, heads, folds=f)[0].correlation for f in (folds, ())
+        look(source, target, patch, heads, folds=f).rows[0].correlation for f in (folds, ())
     )
     assert with_folds > without
 
@@ -145,16 +153,18 @@ def test_what_cannot_be_compared_is_said():
     volumes, slices = spec(), spec(axes=2)
     source, network = source_of(volumes)
     target, _, heads = start_target(source, slices, {}, seed=0)
-    (only,) = forward_check(network, target, torch.randn(1, 1, 16, 16), heads)
+    (only,) = forward_check(network, target, torch.randn(1, 1, 16, 16), heads).rows
     assert only.correlation is None
     assert "3 axes" in only.why_not
     deeper, _, heads = start_target(source, spec(5), {}, seed=0)
-    found = forward_check(network, deeper, torch.randn(1, 1, 32, 32, 32), heads)
+    found = forward_check(network, deeper, torch.randn(1, 1, 32, 32, 32), heads).rows
     assert found[4].why_not == "the source has no such level"
-    (only,) = forward_check(network, deeper, torch.randn(1, 1, 16, 16, 16), heads)
+    (only,) = forward_check(network, deeper, torch.randn(1, 1, 16, 16, 16), heads).rows
     assert "refuses the patch [1, 1, 16, 16, 16]" in only.why_not
-    (none,) = forward_check(torch.nn.Linear(1, 1), network, torch.randn(1, 1, 16, 16, 16), heads)
-    assert none.correlation is None
+    line = torch.nn.Linear(1, 1)
+    check = forward_check(line, network, torch.randn(1, 1, 16, 16, 16), heads)
+    assert check.rows[0].correlation is None
+    assert "no network" in check.why_not
 
 
 def test_an_encoder_alone_is_looked_at_as_far_as_it_goes():
@@ -164,12 +174,14 @@ def test_an_encoder_alone_is_looked_at_as_far_as_it_goes():
     target, decisions, heads = start_target(source, spec(), {}, seed=0)
     assert {d.rule for d in decisions if d.group != "encoder"} == {"new_part"}
     found = look(source, target, torch.randn(1, 1, 16, 16, 16), heads)
-    assert [a.correlation for a in found] == pytest.approx([1.0] * 4)
+    assert [a.correlation for a in found.rows] == pytest.approx([1.0] * 4)
+    assert "no decoder" in found.why_not
+    assert "decisions were not compared: the source has no decoder" in as_table(found)
     with pytest.raises(TransferError, match="new_part") as caught:
         refuse_below(0.9, decisions, "x.pth")
     assert "does not have" in caught.value.do
     nowhere = replace(source, spec=replace(source.spec, class_name="no.such.Network"))
-    (only,) = look(nowhere, target, torch.randn(1, 1, 16, 16, 16), heads)
+    (only,) = look(nowhere, target, torch.randn(1, 1, 16, 16, 16), heads).rows
     assert "cannot be built" in only.why_not
     assert patch_size([20, 20], replace(spec(), arch_kwargs={})) == [20, 20]
 
@@ -224,7 +236,7 @@ def test_the_receipt_says_what_differs():
     source = replace(source, plans=as_plan(source.spec, OLD, transpose_forward=[0, 1, 2]))
     own = spec(residual=True, channels=("CT", "PET"))
     content = written(own, source, as_plan(own, NEW, NEW, transpose_forward=[2, 0, 1]))
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     assert "encoder.stages.1.0.convs.2.conv.weight" in content["unused"]
     assert any("encoder is plain, the target's residual" in note for note in content["notes"])
     assert any("PET" in note for note in content["notes"])
@@ -253,4 +265,4 @@ def test_the_page_has_a_line_for_every_parameter_and_loads_nothing():
 def test_heads_of_no_target_do_not_break_the_check():
     _, network = source_of(spec())
     found = forward_check(network, network, torch.randn(1, 1, 16, 16, 16), Heads(("a",), ("b",)))
-    assert [a.correlation for a in found] == pytest.approx([1.0] * 4)
+    assert [a.correlation for a in found.rows] == pytest.approx([1.0] * 4)

@@ -132,9 +132,9 @@ def test_head_rows_follow_names_even_where_shapes_agree():
 
 
 def test_left_never_feeds_right():
-    heads = Heads(("kidney_left",), ("kidney_right",))
-    assert not heads.shared
-    assert not Heads(("kidney_left", "kidney_right"), ("kidney",)).shared
+    for target in (("kidney_right",), ("background", "kidney_right")):
+        heads = Heads(("kidney_left",), target)
+        assert all(row.how == "kept" for row in heads.rows)
 
 
 def test_a_synonym_that_swaps_sides_is_refused():
@@ -147,7 +147,8 @@ def test_two_rows_of_the_source_for_one_of_the_target_are_refused():
     names = {"ivc": "postcava", "inferior_vena_cava": "postcava"}
     with pytest.raises(TransferError, match=r"ivc.*inferior_vena_cava"):
         canonical_heads(("ivc", "inferior_vena_cava"), ("postcava",), names)
-    assert not canonical_heads(("ivc", "inferior_vena_cava"), ("liver",), names).shared
+    (row,) = canonical_heads(("ivc", "inferior_vena_cava"), ("liver",), names).rows
+    assert row.how == "kept"
 
 
 @given(st.integers(0, 999))

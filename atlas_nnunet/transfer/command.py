@@ -26,7 +26,7 @@ from atlas_nnunet.transfer.sources.example import EXAMPLE
 if TYPE_CHECKING:
     from atlas_nnunet.transfer.checkpoints import Source
 
-VERSION = 2  # of the rules: raise it when the same source would give other weights
+VERSION = 3  # of the rules: raise it when the same source would give other weights
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,10 +133,12 @@ def _start(
         TransferError: too little comes from the source, or heads cannot be joined.
     """
     from atlas_nnunet.transfer.checkpoints import refuse_other_network
-    from atlas_nnunet.transfer.forward import MOST_VOX, as_table, look, patch_size, real_patch
+    from atlas_nnunet.transfer.forward import as_table, look
+    from atlas_nnunet.transfer.heads import heads_table
     from atlas_nnunet.transfer.intensities import affine, scheme
     from atlas_nnunet.transfer.levels import choose_levels
     from atlas_nnunet.transfer.pair import takes_a_shift
+    from atlas_nnunet.transfer.patch import MOST_VOX, patch_size, real_patch, wanted_labels
     from atlas_nnunet.transfer.receipt import receipt, refuse_below
     from atlas_nnunet.transfer.shares import Shares
     from atlas_nnunet.transfer.starting import start_target
@@ -155,15 +157,15 @@ def _start(
     )
     print(Shares.of(decisions).table())
     refuse_below(args.floor, decisions, str(args.source), args.parts)
-    from_source = {heads.target[t]: heads.source[s] for t, s in heads.shared.items()}
-    print(f"head rows from the source, by name: {sorted(from_source)}")
+    print(heads_table(heads))
     config = resolve_configuration(plans, args.configuration)
     cases = dataset.preprocessed / str(config.get("data_identifier"))
     planned = config.get("patch_size") or [MOST_VOX] * len(spec.arch_kwargs["strides"][0])
     size = patch_size(planned, spec, source.spec)
-    patch, which = real_patch(cases, size, len(spec.channels))
+    wanted = wanted_labels(heads, dataset_json, names)
+    patch, which = real_patch(cases, size, len(spec.channels), wanted)
     found = look(source, network, patch, heads, shift=levels.shift, folds=folds)
-    print(f"correlation of source and target on {which}:\n{as_table(found)}")
+    print(f"correlation and decisions of source and target, {which}:\n{as_table(found)}")
     content = receipt(
         source, decisions, heads, plans, args.configuration, "", spec=spec, levels=levels,
         folds=folds, patch=which, forward=found,

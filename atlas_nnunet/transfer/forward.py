@@ -1,30 +1,32 @@
-"""The forward check: do source and target see alike, level by level, on one patch?
+"""The forward check: do source and target see and decide alike on one patch?
 
 Not a proof but a look: for each level the correlation of the target's feature maps with those
-channels of the source from which they started, after pooling both to the coarser of the two grids,
-and the correlation of the logits of each structure that both know.
+channels of the source from which they started, after pooling both to the coarser of the two grids;
+the correlation of the logits of each joined structure with the weighted sum of source logits from
+which its row started; and the voxels that both give to it (voxels.py).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from atlas_nnunet.host import NetworkSpec
 from atlas_nnunet.transfer.checkpoints import Source
-from atlas_nnunet.transfer.heads import Heads
+from atlas_nnunet.transfer.heads import Heads, combine
 from atlas_nnunet.transfer.intensities import Affine, to_source
 from atlas_nnunet.transfer.starting import network_of
+from atlas_nnunet.transfer.voxels import (
+    VOXEL_COLUMNS,
+    VoxelAgreement,
+    voxel_agreement,
+    voxel_table,
+)
 from atlas_nnunet.transfer.widths import resize_outputs
-
-MOST_VOX = 64  # along an axis: the check is to take seconds
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,36 @@ class Agreement:
     why_not: str = ""
 
 
+@dataclass(frozen=True)
+class ForwardCheck:
+    """What both networks do with one patch.
+
+    Attributes:
+        rows: Correlations of feature maps and logits.
+        voxels: Decisions, for each joined structure.
+        why_not: Why no decisions were compared, where none were.
+    """
+
+    rows: tuple[Agreement, ...]
+    voxels: tuple[VoxelAgreement, ...] = ()
+    why_not: str = ""
+
+    @classmethod
+    def impossible(cls, why: str) -> ForwardCheck:
+        return cls((Agreement("all", None, why),), why_not=why)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "voxels": [asdict(own) for own in self.voxels],
+            "why_not": self.why_not,
+        }
+
+
 def forward_check(
     source: nn.Module, target: nn.Module, patch: Tensor, heads: Heads,
     *, shift: int = 0, folds: Sequence[Affine] = (),
-) -> list[Agreement]:  # fmt: skip
+) -> ForwardCheck:  # fmt: skip
     """Both networks on one patch.
 
     Args:
@@ -58,11 +86,12 @@ def forward_check(
             have left it (inside both windows).
     """
     if not all(hasattr(net, "levels") or hasattr(net, "encoder") for net in (source, target)):
-        return [Agreement("all", None, "no network whose feature maps we know where to find")]
+        return ForwardCheck.impossible("no network whose feature maps we know where to find")
     n_channels, axes = _reads(source)
     if axes != patch.ndim - 2:
-        why = f"the source works on {axes} axes, the target on {patch.ndim - 2}"
-        return [Agreement("all", None, why)]
+        return ForwardCheck.impossible(
+            f"the source works on {axes} axes, the target on {patch.ndim - 2}"
+        )
     own = to_source(patch, folds) if len(folds) == patch.shape[1] else patch
     if n_channels != patch.shape[1]:
         own = own.mean(1, keepdim=True).expand(-1, n_channels, *patch.shape[2:])
@@ -70,8 +99,9 @@ def forward_check(
         with torch.no_grad():
             a, b = (_seen(net, x) for net, x in ((source, own), (target, patch)))
     except (RuntimeError, ValueError) as error:  # a look must not stop a transfer
-        why = f"a network refuses the patch {list(patch.shape)}: {str(error).splitlines()[0]}"
-        return [Agreement("all", None, why)]
+        return ForwardCheck.impossible(
+            f"a network refuses the patch {list(patch.shape)}: {str(error).splitlines()[0]}"
+        )
     out = []
     for level, features in enumerate(b[0]):
         place, there = f"encoder level {level}", level + shift
@@ -80,16 +110,22 @@ def forward_check(
             continue
         have = resize_outputs(a[0][there], 1, features.shape[1])
         out.append(_agreement(place, have, features))
-    for row, other in heads.shared.items():
-        place = f"logits {heads.target[row]}"
-        out.append(_agreement(place, a[1][:, [other]], b[1][:, [row]]))
-    return out
+    logits = a[1][0], b[1][0]
+    for index, row in enumerate(heads.rows):
+        if row.terms:
+            pair = combine(logits[0], row)[None, None], logits[1][None, [index]]
+            out.append(_agreement(f"logits {row.name}", *pair))
+    if logits[0].shape[1:] != logits[1].shape[1:]:
+        grids = [list(own.shape[1:]) for own in logits]
+        why = f"the networks answer on different grids, {grids[0]} and {grids[1]}"
+        return ForwardCheck(tuple(out), why_not=why)
+    return ForwardCheck(tuple(out), tuple(voxel_agreement(*logits, heads)))
 
 
 def look(
     source: Source, target: nn.Module, patch: Tensor, heads: Heads,
     *, shift: int = 0, folds: Sequence[Affine] = (),
-) -> list[Agreement]:  # fmt: skip
+) -> ForwardCheck:  # fmt: skip
     """`forward_check` with the source's own network, as far as its file has it.
 
     A source without a decoder has features to compare, and no logits.
@@ -97,69 +133,30 @@ def look(
     try:
         network, whole = network_of(source)
     except Exception as error:  # of whatever kind a class that we do not know raises
-        why = f"the source's network cannot be built here: {error}"
-        return [Agreement("all", None, why)]
+        return ForwardCheck.impossible(f"the source's network cannot be built here: {error}")
     known = heads if whole else Heads()
-    return forward_check(network, target, patch, known, shift=shift, folds=folds)
+    found = forward_check(network, target, patch, known, shift=shift, folds=folds)
+    if whole or found.why_not:
+        return found
+    return replace(found, why_not="the source has no decoder or no head")
 
 
-def as_table(found: Sequence[Agreement]) -> str:
-    """Plain text, one row a place."""
-    return "\n".join(
+def as_table(found: ForwardCheck) -> str:
+    """Plain text: one line for each place, then one for each structure."""
+    lines = [
         f"{a.place:28}" + (a.why_not if a.correlation is None else f"{a.correlation:7.3f}")
-        for a in found
-    )
-
-
-def real_patch(folder: Path, size: Sequence[int], n_channels: int) -> tuple[Tensor, str]:
-    """The middle of a preprocessed case, or noise where there is none; and which it is.
-
-    Args:
-        folder: Of the target's preprocessed cases.
-        size: In voxels; two axes: a slice.
-        n_channels: Of the target's network.
-    """
-    for path in sorted(folder.glob("*.b2nd")):
-        if path.name.endswith("_seg.b2nd"):
-            continue
-        import blosc2
-
-        case = torch.from_numpy(blosc2.open(str(path), mode="r")[:]).float()
-        if case.shape[0] != n_channels:  # a cascade's second stage reads more than images
-            continue
-        if len(size) == 2:
-            case = case[:, case.shape[1] // 2]
-        return _middle(case, size)[None], f"the middle of {path.name.removesuffix('.b2nd')}"
-    rng = torch.Generator().manual_seed(0)
-    return torch.randn(1, n_channels, *size, generator=rng), "noise: no case is preprocessed yet"
-
-
-def patch_size(planned: Sequence[int], *networks: NetworkSpec) -> list[int]:
-    """The planned patch, cut to MOST_VOX along an axis.
-
-    Whole strides of all networks with as many axes, and two voxels at the bottom of each: instance
-    norm refuses a single one.
-    """
-    all_strides = [own.arch_kwargs.get("strides", []) for own in networks]
-    pooled = [torch.tensor(own).prod(0).tolist() for own in all_strides
-              if own and len(own[0]) == len(planned)]  # fmt: skip
-    strides = [math.lcm(*own) for own in zip(*pooled, strict=True)] or [1] * len(planned)
-    return [
-        max(min(vox, MOST_VOX) // stride, 2) * stride
-        for vox, stride in zip(planned, strides, strict=True)
+        for a in found.rows
     ]
-
-
-def _middle(case: Tensor, size: Sequence[int]) -> Tensor:
-    """(c, *vox) cut or padded with zeros to `size` around its middle."""
-    for axis, want in enumerate(size, start=1):
-        have = case.shape[axis]
-        if have > want:
-            case = case.narrow(axis, (have - want) // 2, want)
-        elif have < want:
-            zeros = [*case.shape[:axis], want - have, *case.shape[axis + 1 :]]
-            case = torch.cat([case, case.new_zeros(zeros)], axis)
-    return case
+    if found.voxels:
+        table = [VOXEL_COLUMNS, *voxel_table(found.voxels)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines += [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+            for row in table
+        ]
+    elif found.why_not and len(found.rows) > 1:
+        lines.append(f"decisions were not compared: {found.why_not}")
+    return "\n".join(lines)
 
 
 def _reads(network: nn.Module) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 from atlas_nnunet.networks.parts import GROUPS
 from atlas_nnunet.page import html_list, html_table, page
 from atlas_nnunet.transfer.shares import KINDS
+from atlas_nnunet.transfer.voxels import VOXEL_COLUMNS, VoxelAgreement, voxel_table
 
 STYLE = """
 th,td{padding:.15rem .7rem;text-align:left;vertical-align:top}tr:last-child{font-weight:400}
@@ -16,6 +17,7 @@ th,td{padding:.15rem .7rem;text-align:left;vertical-align:top}tr:last-child{font
 
 HEADS_OF_ROWS = ("parameter", "from", "elements", "what happened", "rule", "how exact")
 WORDS = {"copied": "copied", "adapted": "adapted", "kept": "left at its start"}
+HOW = {"copied": "copied", "joined": "joined", "kept": "initialised"}
 
 
 def receipt_page(receipt: Mapping[str, Any]) -> str:
@@ -34,18 +36,30 @@ def receipt_page(receipt: Mapping[str, Any]) -> str:
     forward = receipt["forward"]
     sections = {
         "Shares of parameters": _shares(receipt),
-        "Head rows": html_table(("target", "source"), (
-            (name, origin or "none: left at its start") for name, origin in receipt["heads"].items()
-        )),
+        "Head rows": html_table(
+            ("target", "how it starts", "rows of the source", "what is preserved"), (
+                (row["name"], HOW[row["how"]], row["from"] or "none", row["claim"])
+                for row in receipt["head_rows"]
+            )),
         f"Do source and target see alike? ({forward['patch'] or 'not looked at'})": html_table(
             ("place", "correlation"), (
                 (row["place"], row["why_not"] if row["correlation"] is None
                  else f"{row['correlation']:.3f}") for row in forward["rows"]
             )),
+        "Do source and target decide alike, on the same patch?": _decisions(forward),
         "Notes": html_list(said),
         "Every parameter": _rows(receipt["rows"]),
     }  # fmt: skip
     return page(title, [f"{origin}, sha256 {source['sha256'][:16]}"], sections.items(), STYLE)
+
+
+def _decisions(forward: Mapping[str, Any]) -> str:
+    """Voxels of each structure, the rows that differ highlighted."""
+    if not forward["voxels"]:
+        return html_list([forward["why_not"] or "no head row was joined"])
+    found = [VoxelAgreement(**own) for own in forward["voxels"]]
+    kinds = ["kept" if own.differs else "copied" for own in found]
+    return html_table(VOXEL_COLUMNS, voxel_table(found), kinds)
 
 
 def _shares(receipt: Mapping[str, Any]) -> str:

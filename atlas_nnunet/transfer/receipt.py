@@ -12,14 +12,15 @@ from atlas_nnunet.host import NetworkSpec
 from atlas_nnunet.networks.parts import GROUPS
 from atlas_nnunet.transfer.align import is_residual
 from atlas_nnunet.transfer.checkpoints import Source
-from atlas_nnunet.transfer.forward import Agreement
+from atlas_nnunet.transfer.forward import ForwardCheck
 from atlas_nnunet.transfer.heads import Heads
 from atlas_nnunet.transfer.intensities import Affine, compare, scheme
 from atlas_nnunet.transfer.levels import Levels
 from atlas_nnunet.transfer.rules import Decision
 from atlas_nnunet.transfer.shares import Shares
+from atlas_nnunet.transfer.voxels import TOLERATED, note_on
 
-SCHEMA = 2
+SCHEMA = 3
 NAMED = 3  # examples of a rule in a refusal
 
 PLAN = "plan the target with -pl AtlasTransferPlanner --from CHECKPOINT --mode"
@@ -123,14 +124,14 @@ def notes(
 def receipt(
     source: Source, decisions: Sequence[Decision], heads: Heads, plans: Mapping[str, Any],
     configuration: str, key: str, *, spec: NetworkSpec | None = None, levels: Levels | None = None,
-    folds: Sequence[Affine] = (), patch: str = "", forward: Sequence[Agreement] = (),
+    folds: Sequence[Affine] = (), patch: str = "", forward: ForwardCheck | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Content of transfer_report.json; fractions are of the target's parameters.
 
     Args:
         source: The pre-trained network.
         decisions: One for each parameter of the target.
-        heads: Which rows were joined.
+        heads: The rows of both heads, and how each of the target's starts.
         plans: The target's.
         configuration: The target's.
         key: Of everything that decided the weights.
@@ -141,6 +142,7 @@ def receipt(
         forward: What it found.
     """
     shares = Shares.of(decisions)
+    seen = forward or ForwardCheck(())
     return {
         "schema": SCHEMA,
         "key": key,
@@ -163,14 +165,15 @@ def receipt(
         "shares": shares.fractions(),
         "groups": {group: shares.fractions(group) for group in GROUPS},
         "counts": shares.counts,
-        "heads": {
-            name: heads.source[heads.shared[row]] if row in heads.shared else None
-            for row, name in enumerate(heads.target)
-        },
+        "heads": {row.name: heads.sources(row) for row in heads.rows},
+        "head_rows": [
+            {"name": row.name, "how": row.how, "from": heads.sources(row), "claim": row.claim}
+            for row in heads.rows
+        ],
         "levels": asdict(levels or Levels(0, "levels from the top")),
         "normalisation": normalisation(source, plans, configuration, folds),
-        "forward": {"patch": patch, "rows": [asdict(found) for found in forward]},
-        "notes": notes(source, decisions, plans, spec),
+        "forward": {"patch": patch, "tolerated": TOLERATED, **seen.as_json()},
+        "notes": [*notes(source, decisions, plans, spec), *note_on(seen.voxels, patch)],
         "unused": unused(source.parameters, decisions),
         "unclaimed": shares.unclaimed,
         "rows": [asdict(decision) for decision in decisions],

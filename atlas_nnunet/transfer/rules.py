@@ -13,6 +13,7 @@ and a strict load keeps only the last alias written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from atlas_nnunet.networks.parts import group_of
 from atlas_nnunet.transfer import kernels, widths
-from atlas_nnunet.transfer.heads import join_rows
+from atlas_nnunet.transfer.heads import COPIED, JOINED, join_rows
 from atlas_nnunet.transfer.intensities import fold_bias, fold_weight
 from atlas_nnunet.transfer.pair import Pair, source_of
 
@@ -144,8 +145,8 @@ def zeros(p: Pair) -> Tensor:
 # fmt: off
 RULES: tuple[Rule, ...] = (
     Rule("head_rows", "copied", rows_fit, lambda p: join_rows(source_of(p), p.target, p.heads),
-         "classes are joined by name; must precede same_shape, for two 33-class heads need not "
-         "mean the same 33 classes"),
+         "rows are joined by the names of structures, each with its own claim (head_rows in the "
+         "report); must precede same_shape, for two 33-class heads need not mean the same classes"),
     Rule("unasked", "kept", lambda p: p.missing == "unasked", own,
          "--parts leaves it out"),
     Rule("new_block", "kept", lambda p: p.missing == "block_end", zeros,
@@ -218,18 +219,21 @@ def decide(pair: Pair) -> Decision:
 
 def _decision(pair: Pair, path: Sequence[Rule]) -> Decision:
     *before, last = path
-    total = started = pair.target.numel()
+    total = pair.target.numel()
     if last.name == "head_rows":
-        rows = len(pair.heads.target)
-        started = total // rows * pair.heads.n_started if rows else 0
-    crossed = last.name == "head_rows" and pair.heads.crossed
-    kind = "kept" if last.kind == "kept" else "adapted" if before or crossed else "copied"
-    count = {"copied": 0, "adapted": 0, "kept": total - started}
-    count[kind] += started
+        size = total // max(1, len(pair.heads.target))
+        how = Counter(row.how for row in pair.heads.rows)
+        count = {"copied": size * how[COPIED], "adapted": size * how[JOINED]}
+    else:
+        count = {"copied": total if last.kind == "copied" else 0, "adapted": 0}
+    if before:  # nothing that was adapted on the way is copied bit by bit
+        count = {"copied": 0, "adapted": sum(count.values())}
+    started = sum(count.values())
+    count["kept"] = total - started
     # That what was adapted is copied in the end goes without saying, unless rows were joined.
     said = before if before and last.name == "same_shape" else path
     return Decision(
-        pair.name, pair.source_name if kind != "kept" else None,
+        pair.name, pair.source_name if last.kind != "kept" else None,
         " + ".join(rule.name for rule in said), group_of(pair.name), **count,
         because="; ".join(rule.because + ("" if rule.claim else ": no claim") for rule in said),
         claim=all(rule.claim for rule in said),
