@@ -242,8 +242,9 @@ def test_the_nearest_relation_comes_first_and_organs_have_none():
     assert related_lesions("pancreas_lesion")[0] == "pancreas_tumor"
     assert related_lesions("pancreas") == related_lesions("liver") == ()
     for name in PARENTS:
-        assert all(innermost(other, [name]) or innermost(name, [other])
-                   for other in related_lesions(name))  # fmt: skip
+        assert all(
+            innermost(other, [name]) or innermost(name, [other]) for other in related_lesions(name)
+        )
     assert innermost("liver_tumor", ["spleen", "liver", "liver_lesion"]) == "liver_lesion"
     assert innermost("kidney_tumor", ["kidney_left", "kidney_right"]) is None
 
@@ -278,5 +279,7 @@ def test_two_rows_of_one_name_are_refused_also_where_they_would_serve_a_union():
 def test_the_source_of_a_row_is_written_as_a_sum():
     heads = Heads((BG, "liver", "liver_tumor"), ("liver", "liver_tumor", "heart"))
     assert [heads.sources(row) for row in heads.rows] == [
-        "liver - background", "liver_tumor - 0.5 background - 0.5 liver", None,
-    ]  # fmt: skip
+        "liver - background",
+        "liver_tumor - 0.5 background - 0.5 liver",
+        None,
+    ]
