@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atlas_nnunet.errors import PlanError
-from atlas_nnunet.schedule import ALL, SCHEDULES, Phase, phase_at
+from atlas_nnunet.schedule import ALL, SCHEDULES, Phase, head_then_all, phase_at, table
 from atlas_nnunet.settings import SECTION, Training, of_plans
 from atlas_nnunet.training.groups import PhaseScheduler, parameter_groups
 
@@ -48,6 +48,61 @@ def test_lengths_are_those_of_the_sources():
     assert ramp_of("suprem", 201) == [20]
     assert [p.epochs for p in SCHEDULES["decoder_then_all"].phases(1000, 1.0)] == [50, 950]
     assert ramp_of("decoder_then_all", 1000) == [25, 50]
+
+
+COMPARED = {"lengths", "parts", "learning rate", "ramp", "decay", "optimizer", "weight decay"}
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_a_schedule_does_what_its_source_does_or_says_what_differs(name):
+    row = SCHEDULES[name]
+    assert row.departures() == set(row.differs) & COMPARED
+    assert all(words in row.source for words in row.differs.values())
+    assert all(words in table() for words in (name, row.origin, *row.differs.values()))
+    if row.published:
+        assert row.published.where in row.source
+    else:
+        assert row.origin.startswith("ours")
+
+
+def test_each_number_of_the_table_is_compared_with_its_source():
+    suprem = SCHEDULES["suprem"]
+    assert suprem.departures() == set()
+    changes = {"optimizer": "sgd", "weight_decay": 3e-5, "phases": head_then_all}
+    found = replace(suprem, **changes).departures()
+    assert found == COMPARED
+    assert (suprem.weight_decay, suprem.learning_rate) == (1e-5, 1e-4)
+    heads = SCHEDULES["head_then_all"].published.stages[0]
+    assert (heads.learning_rate, heads.optimizer) == (5e-4, "adamw amsgrad")
+    assert "5e-4" in SCHEDULES["head_then_all"].source
+    for name in ("warm_up", "decoder_then_all"):
+        assert "without deep supervision" in SCHEDULES[name].source
+    assert "batch size is always 2" in SCHEDULES["warm_up"].source
+
+
+def lin_incr(epoch, steps):  # nnU-Net 0e495086, training/lr_scheduler/warmup.py
+    return (epoch + 1) / steps
+
+
+def poly(epoch, epochs, start):  # PolyLRScheduler_offset there
+    return (1 - (epoch - start) / (epochs - start)) ** 0.9
+
+
+def test_nnssls_rates_are_followed_epoch_by_epoch():
+    want = [lin_incr(e, 50) if e < 50 else poly(e, 1000, 50) for e in range(1000)]
+    assert rates("warm_up", 1000) == pytest.approx(want)
+    want = [lin_incr(e, 15) if e < 15 else poly(e, 150, 15) for e in range(150)]
+    assert rates("warm_up", 150) == pytest.approx(want)
+
+
+def test_the_sawtooth_is_followed_epoch_by_epoch():
+    want = [
+        *(lin_incr(e, 25) for e in range(25)), *(poly(e, 50, 25) for e in range(25, 50)),
+        *(lin_incr(e, 50) for e in range(50)), *(poly(e, 1000, 100) for e in range(100, 1000)),
+    ]  # fmt: skip
+    assert rates("decoder_then_all", 1000) == pytest.approx(want)
+    encoder = rates("decoder_then_all", 1000, part="encoder")
+    assert encoder == pytest.approx([0] * 50 + want[50:])
 
 
 def test_cosine_is_half_way_down_at_half_time():
