@@ -58,7 +58,12 @@ def test_it_writes_weights_report_and_page_and_does_nothing_twice(transfer, caps
     assert report["forward"]["patch"].startswith("noise")
     assert all(row["correlation"] > 0.9 for row in report["forward"]["rows"])
     assert b"Every parameter" in first[".transfer_report.html"]
-    assert "encoder level 3" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "encoder level 3" in said
+    assert "head rows copied: liver, kidney_left, kidney_right" in said
+    assert "of these in the target" in said
+    assert [row["how"] for row in report["head_rows"]] == ["copied"] * 3
+    assert len(report["forward"]["voxels"]) == 3
     assert transfer(spec())[0] == 0
     assert "done before" in capsys.readouterr().out
     assert {end: path.read_bytes() for end, path in files.items()} == first

@@ -277,9 +277,9 @@ def test_two_rows_of_one_name_are_refused_also_where_they_would_serve_a_union():
 
 
 def test_the_source_of_a_row_is_written_as_a_sum():
-    heads = Heads((BG, "liver", "liver_tumor"), ("liver", "liver_tumor", "heart"))
+    heads = Heads((BG, "liver", "liver_lesion", "liver_tumor"), ("liver", "liver_tumor", "heart"))
     assert [heads.sources(row) for row in heads.rows] == [
         "liver - background",
-        "liver_tumor - 0.5 background - 0.5 liver",
+        "liver_tumor - 0.333 background - 0.333 liver - 0.333 liver_lesion",
         None,
     ]
