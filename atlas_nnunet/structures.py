@@ -203,7 +203,7 @@ def parts_of(whole: str, available: Collection[str]) -> tuple[str, ...]:
 
 
 def related_lesions(name: str) -> tuple[str, ...]:
-    """Lesions that contain or are contained in a lesion, the most closely related first.
+    """Lesions that contain a lesion, from the inside out, then those inside it, in PARENTS' order.
 
     `pancreas_lesion` gives `pancreas_tumor` and the other kinds; `pancreas_tumor` gives
     `pancreas_lesion`, then its own kinds. None of them is the same structure.
@@ -212,5 +212,4 @@ def related_lesions(name: str) -> tuple[str, ...]:
         return ()
     wider = [p for p in reversed(PARENTS.get(name, ())) if _LESION.search(p)]
     narrower = [child for child in PARENTS if inside(child, name) and _LESION.search(child)]
-    narrower.sort(key=lambda child: sum(bool(_LESION.search(p)) for p in PARENTS[child]))
     return (*wider, *narrower)
