@@ -54,6 +54,13 @@ def test_a_region_contains_the_classes_inside_it():
     assert by_name(voxel_agreement(source, source, both))["liver"].n_source == 1
 
 
+def test_a_region_contains_the_whole_chain_inside_it():
+    names = (BG, "pancreas", "pancreas_lesion", "pancreas_tumor")
+    source = logits([0, 0, 0, 9], [9, 0, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0])
+    (found,) = voxel_agreement(source, logits([1, 1, 1, -1]), Heads(names, ("pancreas",)))
+    assert (found.n_source, found.n_both, found.n_target) == (3, 3, 3)
+
+
 def test_voxels_that_the_source_cannot_assign_to_a_side_are_left_out():
     names = (BG, "kidney_left", "kidney_right", "kidney_tumor")
     source = logits([0, 0, 0, 9], [9, 0, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0])
