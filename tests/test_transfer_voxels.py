@@ -54,7 +54,7 @@ def test_a_region_contains_the_classes_inside_it():
     assert by_name(voxel_agreement(source, source, both))["liver"].n_source == 1
 
 
-def test_a_region_contains_the_whole_chain_inside_it():
+def test_a_region_contains_all_classes_nested_inside_it():
     names = (BG, "pancreas", "pancreas_lesion", "pancreas_tumor")
     source = logits([0, 0, 0, 9], [9, 0, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0])
     (found,) = voxel_agreement(source, logits([1, 1, 1, -1]), Heads(names, ("pancreas",)))
