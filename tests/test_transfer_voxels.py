@@ -158,6 +158,18 @@ def test_a_nested_tumour_survives_the_whole_transfer_and_the_receipt_says_how():
     assert "<td>liver_tumor + liver</td>" in html
     assert "of these in the target" in html
     assert "decisions differ by more than 5%" in html
+    assert "<tr class=kept><td>liver_tumor</td>" in html
+
+
+@pytest.mark.host
+def test_joined_logits_are_compared_with_the_sum_that_they_start_from():
+    pytest.importorskip("nnunetv2")
+    source, _ = source_of(spec(heads=(BG, "spleen", "liver")))
+    target, _, heads = start_target(source, spec(heads=("liver", "spleen")), {}, seed=0)
+    check = look(source, target, torch.randn(1, 1, 16, 16, 16), heads)
+    logit_rows = [row for row in check.rows if row.place.startswith("logits")]
+    assert [row.place for row in logit_rows] == ["logits liver", "logits spleen"]
+    assert all(row.correlation > 0.9999 for row in logit_rows)
 
 
 @pytest.mark.host
@@ -197,6 +209,8 @@ def test_the_patch_lies_around_the_most_deeply_nested_structure_that_some_case_h
     for case, voxel, value in (("a", (3, 3, 3), 1), ("b", (20, 5, 38), 2), ("c", (9, 9, 9), 2)):
         image, seg = np.zeros((1, 24, 40, 40), np.float32), np.zeros((1, 24, 40, 40), np.int16)
         seg[0][voxel], image[0][voxel] = value, 7
+        if case == "a":
+            seg[0, 3, 3, [14, 30]], image[0, 3, 3, 14] = value, 7
         blosc2.asarray(image, urlpath=str(tmp_path / f"{case}.b2nd"))
         blosc2.asarray(seg, urlpath=str(tmp_path / f"{case}_seg.b2nd"))
     patch, which = real_patch(tmp_path, [16, 48, 16], 1, wanted)
@@ -207,5 +221,7 @@ def test_the_patch_lies_around_the_most_deeply_nested_structure_that_some_case_h
     patch, which = real_patch(tmp_path, [16, 16], 1, wanted)
     assert (which, patch.max()) == ("around liver_tumor in b", 7)
     assert real_patch(tmp_path, [16, 16, 16], 1, [("heart", (3,))])[1] == "the middle of a"
-    assert real_patch(tmp_path, [16, 16, 16], 1, wanted[1:])[1] == "around liver in a"
+    patch, which = real_patch(tmp_path, [16, 16, 16], 1, wanted[1:])
+    assert which == "around liver in a"
+    assert patch[0, 0, 3, 3, 8] == 7, "centred on the voxel nearest to the structure's middle"
     assert "noise" in real_patch(tmp_path, [16, 16, 16], 2, wanted)[1]
