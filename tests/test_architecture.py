@@ -19,7 +19,8 @@ VOCABULARY = {
     "pool", "cluster",
     "errors", "artefacts", "structures", "labelmap", "labelstatus", "registry", "geometry",
     "images", "itkheader", "leakage", "nifti", "reoriented", "rawdata", "registry_laws",
-    "execution", "progress", "page", "drawing", "schedule", "settings",
+    "execution", "progress", "page", "drawing", "published", "schedule",
+    "settings",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
 # vocabulary <- {host, reading, kernels, networks, scoring} <- volume <- {stages | training}
