@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,26 +108,56 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".partial~{os.uname().nodename}~{os.getpid()}~{path.name}")
 
 
-def sweep(*folders: Path) -> None:
-    """Remove what killed processes of this machine left half-written.
+def sweep(*folders: Path, other_machines_after_s: float | None = None) -> None:
+    """Remove what killed processes left half-written.
 
     nnU-Net lists a folder by file ending and would take such a file for a case.
+
+    Args:
+        folders: Where to look; one that does not exist is skipped.
+        other_machines_after_s: Seconds since the last write after which a file of another machine
+            is removed as well, whose processes cannot be looked up here. None: never.
     """
     for folder in folders:
         for path in folder.glob(".partial~*"):
             _, machine, process, _ = path.name.split("~", 3)
-            if machine == os.uname().nodename and not Path(f"/proc/{process}").exists():
+            if machine == os.uname().nodename:
+                is_left = not Path(f"/proc/{process}").exists()
+            else:
+                is_left = other_machines_after_s is not None and (
+                    _idle_s(path) > other_machines_after_s
+                )
+            if is_left:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+def _idle_s(path: Path) -> float:
+    """Seconds since the last write; 0 for a file that its process has just renamed."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
-def whole_file(path: Path, folder: Path | None = None) -> Iterator[Path]:
+def whole_file(path: Path, folder: Path | None = None, *, synced: bool = False) -> Iterator[Path]:
     """A temporary name to write to; it becomes `path` only if nothing went wrong.
 
     Args:
         path: What is to be written.
         folder: For the temporary file, on the same disk; beside `path` if None. Where nnU-Net
             lists a folder by file ending, a killed process must leave nothing there.
+        synced: Wait for the disk before and after the rename, so that even a power failure leaves
+            the old file or the new one. For what cannot be made again: checkpoints.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
@@ -135,7 +166,11 @@ def whole_file(path: Path, folder: Path | None = None) -> Iterator[Path]:
         partial = folder / partial.name
     try:
         yield partial
+        if synced:
+            _sync(partial)
         os.replace(partial, path)
+        if synced:
+            _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

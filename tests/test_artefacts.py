@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -84,3 +85,40 @@ def test_only_leftovers_of_dead_processes_of_this_machine_are_swept(tmp_path):
     sweep(tmp_path, tmp_path / "not there")
     assert sorted(tmp_path.iterdir()) == sorted([ours, elsewhere, done])
     assert str(os.getpid()) in ours.name
+
+
+def test_of_other_machines_only_what_has_been_idle_for_long_is_swept_and_only_where_asked(tmp_path):
+    idle, busy = (tmp_path / f".partial~another-machine~1~{name}.pth" for name in "ab")
+    for path in (idle, busy):
+        path.write_text("half")
+    os.utime(idle, (time.time() - 4000,) * 2)
+    sweep(tmp_path)
+    assert idle.exists()
+    sweep(tmp_path, other_machines_after_s=3600)
+    assert sorted(tmp_path.iterdir()) == [busy]
+
+
+def test_a_synced_file_is_on_the_disk_before_it_has_its_name_and_so_is_the_name(
+    tmp_path, monkeypatch
+):
+    """Else a power failure leaves an empty file: a rename may reach the disk first."""
+    done = []
+
+    def fsync(handle):
+        done.append(os.readlink(f"/proc/self/fd/{handle}").removeprefix(f"{tmp_path}"))
+
+    def replace(source, target, *, before=os.replace):
+        done.append("rename")
+        before(source, target)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    monkeypatch.setattr("os.replace", replace)
+    path = tmp_path / "checkpoint.pth"
+    for synced, expected in (
+        (True, ["/" + partial_path(path).name, "rename", ""]),
+        (False, ["rename"]),
+    ):
+        with whole_file(path, synced=synced) as partial:
+            partial.write_text("weights")
+        assert done == expected
+        done.clear()

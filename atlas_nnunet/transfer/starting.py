@@ -83,5 +83,5 @@ def write_checkpoint(
     # torch names the archive after the file: a buffer has no name, so the bytes have none either.
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
-    with whole_file(path) as partial:
+    with whole_file(path, synced=True) as partial:
         partial.write_bytes(buffer.getvalue())
