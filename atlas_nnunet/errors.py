@@ -9,6 +9,7 @@
       TransferError     a checkpoint and a plan do not fit together
       EvaluationError   predictions and references cannot be compared
       ComparisonError   runs cannot be set against one another
+      TrainingError     a training stopped: bad gradients, no memory, a broken file
       CollectedError    several of them, found in one pass
 
 Anything else that escapes is a bug of ours and keeps its traceback.
@@ -67,6 +68,19 @@ class EvaluationError(AtlasError): ...
 
 
 class ComparisonError(AtlasError): ...
+
+
+class TrainingError(AtlasError, SystemExit):
+    """A training that cannot continue.
+
+    It is also a SystemExit: `nnUNetv2_train` catches nothing, and Python then prints this message
+    without a traceback and exits with code 1. Whoever calls a trainer from Python catches it as any
+    other error.
+    """
+
+    def __init__(self, what: str, *, do: str, where: str = "") -> None:
+        super().__init__(what, do=do, where=where)
+        self.code = f"\nerror: {self}"  # Python prints a code that is a text, and exits with 1
 
 
 class CollectedError(AtlasError):

@@ -24,6 +24,9 @@ class Progress(Protocol):
     def epoch(self, **values: float) -> None:
         """An epoch is over; its loss and Dice, by name."""
 
+    def note(self, text: str) -> None:
+        """Something that a user must see now, not only in the log."""
+
 
 class Silent:
     """Nobody looks: nnU-Net's own command prints its own lines."""
@@ -33,6 +36,8 @@ class Silent:
     def step(self) -> None: ...
 
     def epoch(self, **values: float) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 class Bar:
@@ -55,6 +60,9 @@ class Bar:
     def epoch(self, **values: float) -> None:
         if self.bar is not None:
             self.bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()}, refresh=False)
+
+    def note(self, text: str) -> None:
+        tqdm.write(f"note: {text}", file=sys.stderr)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -41,6 +41,10 @@ class Average:
                 else:
                     state[EMA] = parameter.detach().clone()
 
+    def skip(self) -> None:
+        """Count an iteration without a step: a resumed training counts iterations, not steps."""
+        self.n_updates += 1
+
     def put_in(self) -> None:
         """The average in the place of the weights, for good."""
         with torch.no_grad():

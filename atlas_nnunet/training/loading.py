@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from atlas_nnunet.training.failures import ReportedBatches, opened
+
 STREAMS = {"train": 0, "val": 1}
 
 
@@ -72,7 +74,7 @@ class Batches(Iterator[dict[str, Any]]):
         self.stream = batches.stream
         self._ahead = iter(
             DataLoader(
-                batches,
+                ReportedBatches(batches),
                 batch_size=None,
                 sampler=range(start, stop),
                 num_workers=workers,
@@ -82,4 +84,4 @@ class Batches(Iterator[dict[str, Any]]):
         )
 
     def __next__(self) -> dict[str, Any]:
-        return next(self._ahead)
+        return opened(next(self._ahead))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from atlas_nnunet.errors import TransferError
+from atlas_nnunet.errors import TrainingError, TransferError
 
 
 def bare(network: nn.Module) -> nn.Module:
@@ -43,3 +43,18 @@ def start_from(network: nn.Module, checkpoint: Path) -> int:
         for name, parameter in own.items():
             parameter.copy_(stored[name])
     return len(own)
+
+
+def refuse_bad_weights(network: nn.Module, checkpoint: str) -> None:
+    """Call before a checkpoint replaces the last one.
+
+    Raises:
+        TrainingError: a weight is not finite.
+    """
+    for name, value in bare(network).state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise TrainingError(
+                f"{name} holds values that are not finite: no checkpoint is written",
+                where=checkpoint,
+                do="the checkpoint before is whole: run the same command again to resume from it",
+            )
