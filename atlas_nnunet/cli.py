@@ -3,7 +3,8 @@
 A command is a module with `arguments(parser)` and `run(args) -> exit code`. It is imported only
 when it is called, so `atlas-nnunet --help` needs neither torch nor nnU-Net.
 
-Exit codes: 0 all is done; 1 some cases were refused (the others are done); 2 a wrong call.
+Exit codes: 0 all is done; 1 some cases were refused (the others are done), or a training stopped
+and can be resumed; 2 a wrong call.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from atlas_nnunet.schedule import SCHEDULES, Phase, Phases
 
 SECTION = "atlas_nnunet"
 OPTIMIZERS = ("sgd", "adamw")
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,10 @@ class Training:
         l2_sp: Pull of what came from the source to where it started; 0 for none.
         mirror_axes: Axes (after the plan's transposition) to mirror in training and, later, at
             test time. Left-right is left out where a structure has a side.
-        final_validation: Whether nnU-Net's own validation runs after the last epoch.
+        final_validation: Whether nnU-Net's own validation runs after the last epoch: True, False,
+            or "auto": for every fold but "all", which has nothing held out to validate.
+        deterministic: Deterministic algorithms alone (cudnn, cuBLAS, torch): the same weights on
+            the same GPU, in more time. On a CPU they are the same without it.
         save_every: Epochs between two `checkpoint_latest.pth`.
     """
 
@@ -53,7 +57,8 @@ class Training:
     ema_decay: float = 0.0
     l2_sp: float = 0.0
     mirror_axes: tuple[int, ...] = (0, 1, 2)
-    final_validation: bool = True
+    final_validation: bool | str = AUTO
+    deterministic: bool = False
     save_every: int = 50
 
     def __post_init__(self) -> None:
@@ -67,6 +72,8 @@ class Training:
             "learning_rate is positive": self.learning_rate <= 0,
             "ema_decay is at least 0 and below 1": not 0 <= self.ema_decay < 1,
             "l2_sp is at least 0": self.l2_sp < 0,
+            f"final_validation is true, false or {AUTO!r}":
+                self.final_validation not in (True, False, AUTO),
             "mirror_axes are among 0, 1, 2": not set(self.mirror_axes) <= {0, 1, 2},
         }  # fmt: skip
         _refuse([text for text, bad in problems.items() if bad])
@@ -85,6 +92,18 @@ class Training:
     def transfers(self) -> bool:
         """Whether it starts from transferred weights."""
         return SCHEDULES[self.schedule].transfers
+
+    def validates(self, fold: str | int) -> bool:
+        """Whether a training of this fold ends with nnU-Net's final validation."""
+        return str(fold) != "all" if self.final_validation == AUTO else bool(self.final_validation)
+
+    def why_not(self, fold: str | int) -> str:
+        """Why such a training ends without it, and how to get it."""
+        if self.final_validation == AUTO:
+            reason = f"not run: fold {fold} holds no case out, it would predict all training cases"
+        else:
+            reason = "switched off in the plan"
+        return f"{reason}. To run it now: nnUNetv2_train with --val"
 
     @classmethod
     def of_schedule(cls, schedule: str, changes: Mapping[str, Any]) -> Training:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from support import Workspace
 
-from atlas_nnunet.errors import PlanError
+from atlas_nnunet.errors import PlanError, TrainingError
 from atlas_nnunet.settings import SECTION, Training
 from atlas_nnunet.train import command
 
@@ -90,18 +90,42 @@ def test_a_validation_that_was_killed_is_done_again(run):
     """Else some of a fold's cases would stand for all of them."""
     run.files = ("checkpoint_final.pth", "validation/case_000.nii.gz")
     with pytest.raises(KilledError):
-        run()
+        run(final_validation=True)
     run.files = ("validation/summary.json",)
-    assert run() == 0
+    assert run(final_validation=True) == 0
     assert run.calls[-1] == {"resume": False, "only_validate": True}
 
 
-def test_a_plan_without_validation_is_done_without_one(run, capsys):
+@pytest.mark.parametrize("setting", [False, "auto"])
+def test_a_run_that_is_not_validated_is_done_without(run, capsys, setting):
+    """With "auto", fold all is not validated: these runs are of that fold."""
     run.files = ("checkpoint_final.pth",)
     with pytest.raises(KilledError):
-        run(final_validation=False)
-    assert run(final_validation=False) == 0
+        run(final_validation=setting)
+    assert run(final_validation=setting) == 0
     assert "done before" in capsys.readouterr().out
+
+
+def test_auto_validates_every_fold_but_all():
+    auto = Training()
+    assert [auto.validates(fold) for fold in (0, "1", 4, "all")] == [True, True, True, False]
+    for asked in (True, False):
+        assert {Training(final_validation=asked).validates(f) for f in (0, "all")} == {asked}
+    with pytest.raises(PlanError, match="final_validation"):
+        Training(final_validation="sometimes")
+
+
+def test_a_training_that_stops_is_exit_code_1_and_its_message(run, capsys, monkeypatch):
+    def stopped(*_, **__):
+        raise TrainingError("the GPU has no memory left", where="iteration 7", do="free some")
+
+    monkeypatch.setattr(command, "run_host_training", stopped)
+    assert run() == 1
+    shown = capsys.readouterr().err
+    assert "iteration 7: the GPU has no memory left" in shown
+    assert "-> free some" in shown
+    assert str(run.folder) in shown, "where the log is"
+    assert "Traceback" not in shown
 
 
 def test_a_new_training_that_is_killed_at_once_is_not_the_old_one(run, capsys):

@@ -36,7 +36,8 @@ PRESET = "resenc_m"
 PRETRAIN, TRANSFER = "AtlasPretrainPlanner", "AtlasTransferPlanner"
 # Argument -> planners that heed it; what is not here, nnunetv2's heed too.
 HEEDED_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((*SETTINGS, "preset", "network", "explain", "no_final_validation"),
+    **dict.fromkeys((*SETTINGS, "preset", "network", "explain", "final_validation",
+                     "deterministic"),
                     (PRETRAIN, TRANSFER)),
     **dict.fromkeys(("source", "key_table", "mode", "l2_sp"), (TRANSFER,)),
     "targets": (PRETRAIN,),
@@ -79,10 +80,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain",
         action="store_true",
+        default=None,
         help="say why spacing, patch, strides, batch and network are as they are",
     )
-    parser.add_argument("--no-final-validation", action="store_true",
-                        help="do not predict the validation cases after training")  # fmt: skip
+    parser.add_argument(
+        "--final-validation", action=argparse.BooleanOptionalAction,
+        help="predict and score the validation cases after training; default: for every fold but "
+        "'all', whose validation cases are all training cases",
+    )  # fmt: skip
+    parser.add_argument(
+        "--deterministic", action="store_true", default=None,
+        help="train with deterministic algorithms only: the same weights in every run on the same "
+        "GPU, but slower (a CPU does so anyway)",
+    )  # fmt: skip
     settings = parser.add_argument_group("of the training, kept in the plan")
     for name, (kind, text) in SETTINGS.items():
         settings.add_argument("--" + name.replace("_", "-"), type=kind, help=text)
@@ -171,7 +181,7 @@ def _refuse_misplaced(args: argparse.Namespace) -> None:
     """
     for name, planners in HEEDED_BY.items():
         value = getattr(args, name)
-        if value is not None and value is not False and args.planner not in planners:
+        if value is not None and args.planner not in planners:
             option = SPELT.get(name, "--" + name.replace("_", "-"))
             raise PlanError(f"{args.planner} takes no {option}",
                             do=f"leave it out, or give -pl {' or '.join(planners)}")  # fmt: skip
@@ -185,8 +195,7 @@ def _choose(planner: Any, targets: list[str]) -> str:
 
 def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
     settings = {setting: getattr(args, setting) for setting in SETTINGS}
-    if args.no_final_validation:
-        settings["final_validation"] = False
+    settings |= {name: getattr(args, name) for name in ("final_validation", "deterministic")}
     # A wrong setting is told before the search for a patch, not after it.
     Training.of_schedule(args.schedule or kind.default_schedule, settings)
     options: dict[str, Any] = {

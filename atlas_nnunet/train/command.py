@@ -6,13 +6,14 @@ import argparse
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from atlas_nnunet.artefacts import Dataset, content_hash, file_hash, root, write_json
-from atlas_nnunet.errors import PlanError
+from atlas_nnunet.errors import PlanError, TrainingError
 from atlas_nnunet.host import dataset_name, read_json, resolve_configuration
 from atlas_nnunet.hosttraining import (
     OUR_TRAINERS,
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         _refuse(folder, args, recorded=known is not None)
     resume = known == key and started
     trained = resume and (folder / CHECKPOINTS[0]).is_file()
-    if trained and _is_validated(folder, plans, args.trainer):
+    if trained and _is_validated(folder, plans, args):
         print(f"done before: {folder / CHECKPOINTS[0]}")
         return 0
     if processes.rank == 0:
@@ -83,11 +84,15 @@ def run(args: argparse.Namespace) -> int:
             _clear(folder)
         write_json(record, {"key": key})
     use_our_trainers()
-    with _shown(f"train {dataset.name}", args, processes):
-        run_host_training(
-            dataset.name, args.configuration, args.fold, args.trainer, args.plans, args.device,
-            resume=resume and not trained, only_validate=trained, num_gpus=args.num_gpus,
-        )  # fmt: skip
+    try:
+        with _shown(f"train {dataset.name}", args, processes):
+            run_host_training(
+                dataset.name, args.configuration, args.fold, args.trainer, args.plans, args.device,
+                resume=resume and not trained, only_validate=trained, num_gpus=args.num_gpus,
+            )  # fmt: skip
+    except TrainingError as error:
+        print(f"atlas-nnunet train: {error}\nlog: {folder}", file=sys.stderr)
+        return 1
     if processes.rank == 0:
         print(f"written: {folder / CHECKPOINTS[0]}")
     return 0
@@ -148,9 +153,9 @@ def _refuse(folder: Path, args: argparse.Namespace, *, recorded: bool) -> None:
     )  # fmt: skip
 
 
-def _is_validated(folder: Path, plans: Mapping[str, Any], trainer: str) -> bool:
+def _is_validated(folder: Path, plans: Mapping[str, Any], args: argparse.Namespace) -> bool:
     """Whether nnU-Net's final validation is over, which writes its summary last, or not wanted."""
-    if trainer in OUR_TRAINERS and not of_plans(plans).final_validation:
+    if args.trainer in OUR_TRAINERS and not of_plans(plans).validates(args.fold):
         return True
     return (folder / "validation" / "summary.json").is_file()
 
