@@ -22,6 +22,7 @@ from atlas_nnunet.kernels.probabilities import labels_of
 from atlas_nnunet.labelmap import Coding
 from atlas_nnunet.predict import overlap
 from atlas_nnunet.predict.inputs import cases_of
+from atlas_nnunet.settings import Training
 
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
@@ -399,7 +400,8 @@ def test_our_trainers_validate_with_it(monkeypatch):
         lambda trainer, save: used.append(validation.host.export_prediction_from_logits),
     )  # fmt: skip
     trainer = object.__new__(AtlasTransferTrainer)
-    trainer.training = SimpleNamespace(final_validation=True)
+    trainer.training = Training()
+    trainer.has_trained = False
     trainer.perform_actual_validation()
     assert used == [validation.export_case]
 

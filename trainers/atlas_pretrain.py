@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
@@ -23,7 +22,9 @@ from atlas_nnunet.networks.suite import has_deep_supervision
 from atlas_nnunet.progress import current
 from atlas_nnunet.settings import of_plans
 from atlas_nnunet.training.averaging import Anchor, Average
+from atlas_nnunet.training.determinism import arithmetic, untimed
 from atlas_nnunet.training.distributed import Ranks, first_rank_first, global_rank
+from atlas_nnunet.training.failures import RememberedCases
 from atlas_nnunet.training.groups import PhaseScheduler, parameter_groups
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
 from atlas_nnunet.training.loss import Regions, build_loss, known_structures
@@ -32,7 +33,8 @@ from atlas_nnunet.training.precision import choose_precision
 from atlas_nnunet.training.status import StatusWeights
 from atlas_nnunet.training.steps import confusion
 from atlas_nnunet.training.validation import our_export
-from atlas_nnunet.training.weights import bare
+from atlas_nnunet.training.watched import CURVES_FILE, WatchedTrainer
+from atlas_nnunet.training.weights import bare, refuse_bad_weights
 from atlas_nnunet.transfer.align import place
 
 OPTIMIZERS = {
@@ -43,8 +45,12 @@ OPTIMIZERS = {
 CURVES = {"train_loss": "train_losses", "val_loss": "val_losses", "dice": "mean_fg_dice"}
 
 
-class AtlasPretrainTrainer(nnUNetTrainer):
-    """Dice + cross-entropy weighted by label status; length, rates and seed from the plan."""
+class AtlasPretrainTrainer(WatchedTrainer):
+    """Dice + cross-entropy weighted by label status; length, rates and seed from the plan.
+
+    The same plan on the same machine gives the same weights on a CPU; on a GPU only where the plan
+    is made with `--deterministic` (docs/decisions/0027).
+    """
 
     def __init__(
         self,
@@ -170,9 +176,10 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         self, stream: str, cases: Any, patch: Any, transforms: Any, per_epoch: int, workers: int
     ) -> Batches:
         loader = nnUNetDataLoader(
-            cases, self.batch_size, patch, self.configuration_manager.patch_size,
+            RememberedCases(cases), self.batch_size, patch, self.configuration_manager.patch_size,
             self.label_manager, self.oversample_foreground_percent,
-            probabilistic_oversampling=self.probabilistic_oversampling, transforms=transforms,
+            probabilistic_oversampling=self.probabilistic_oversampling,
+            transforms=untimed(transforms),
         )  # fmt: skip
         seeded = SeededBatches(loader, self.training.seed, self.rank, stream)
         start, stop = self.current_epoch * per_epoch, self.num_epochs * per_epoch
@@ -183,8 +190,10 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         if self.rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
-        with whole_file(Path(filename)) as partial:
-            super().save_checkpoint(str(partial))
+        refuse_bad_weights(self.network, filename)
+        # A stream has no name: torch.save names the archive in the file after the path.
+        with whole_file(Path(filename), synced=True) as partial, partial.open("wb") as stream:
+            super().save_checkpoint(stream)
 
     def on_train_start(self) -> None:
         if self.training.l2_sp and self.anchor is None:
@@ -213,15 +222,14 @@ class AtlasPretrainTrainer(nnUNetTrainer):
                       for ours, key in CURVES.items()}  # fmt: skip
             history = self.logger.get_value("dice_per_class_or_region", step=None)
             self.print_to_log_file(summary(self.status.structures, history))
-            structures = by_structure(self.status.structures, history)
-            write_json(Path(self.output_folder) / "curves.json", curves | structures)
+            more = by_structure(self.status.structures, history) | self.watch_epoch(curves)
+            write_json(Path(self.output_folder) / CURVES_FILE, curves | more)
             current().epoch(**{name: values[-1] for name, values in curves.items()})
 
     def on_train_end(self) -> None:
         if self.average is not None:
             self.average.put_in()
         super().on_train_end()
-        self.dataloader_train = self.dataloader_val = None  # ends their workers
 
     def _to_device(self, batch: dict) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
         target = batch["target"]
@@ -237,6 +245,7 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         return self.loss(outputs, targets[0], weights)
 
     def train_step(self, batch: dict) -> dict:
+        self.guard.begin(batch, self.network)
         data, targets, weights = self._to_device(batch)
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.autocast():
@@ -247,15 +256,19 @@ class AtlasPretrainTrainer(nnUNetTrainer):
             self.grad_scaler.unscale_(self.optimizer)
         else:
             loss.backward()
-        self._step()
+        self._step(loss)
         if self.rank == 0:
             current().step()
         return {"loss": loss.detach().cpu().numpy()}
 
-    def _step(self) -> None:
-        """From gradients to weights."""
+    def _step(self, loss: torch.Tensor) -> None:
+        """From gradients to weights; nothing changes where loss or gradients are not finite."""
         self.lr_scheduler.drop_frozen_gradients()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        if not self.guard.allows_step(norm, loss, self.grad_scaler):
+            if self.average is not None:
+                self.average.skip()
+            return
         if self.anchor is not None:
             self.anchor.add_gradients()
         if self.grad_scaler is not None:
@@ -271,6 +284,7 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         with self.precision.autocast():
             outputs = self.network(data)
         loss = self._loss_of(outputs, targets, weights)
+        self.guard.check_validation(loss, batch)
         finest = outputs[0] if self.enable_deep_supervision else outputs
         tp, fp, fn = confusion(finest, targets[0], weights, self.label_manager.has_regions)
         return {
@@ -281,10 +295,9 @@ class AtlasPretrainTrainer(nnUNetTrainer):
         }
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        if not self.training.final_validation:
-            self.print_to_log_file("final validation: switched off in the plan")
+        if not self.wants_validation():
             return
-        with our_export():
+        with our_export(), arithmetic(self.training.deterministic):
             super().perform_actual_validation(save_probabilities)
 
 
