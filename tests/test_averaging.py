@@ -90,3 +90,15 @@ def test_what_stands_still_is_not_pulled():
     p = torch.nn.Parameter(torch.ones(2))
     Anchor({"p": p}, {"p": torch.zeros(2)}, 1.0).add_gradients()
     assert p.grad is None
+
+
+def test_a_skipped_step_counts_as_an_iteration_and_changes_no_average():
+    """A resumed training sets `n_updates` to its iterations."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = OPTIMIZERS["sgd"]([p])
+    average = Average(optimizer, 0.9)
+    step([p], optimizer, average, 0)
+    before = optimizer.state[p][EMA].clone()
+    average.skip()
+    assert torch.equal(optimizer.state[p][EMA], before)
+    assert average.n_updates == 2
