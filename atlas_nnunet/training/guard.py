@@ -140,8 +140,8 @@ class StepGuard:
 def _advice(bad: list[str]) -> str:
     if bad:
         return (
-            "repair these images and run 'atlas-nnunet preprocess' again, then the same command: "
-            "it resumes from the last checkpoint, which is whole"
+            "repair these images and run 'atlas-nnunet preprocess' again, then the same command "
+            "(nnUNetv2_train: with --c): it resumes from the last checkpoint, which is whole"
         )
     return (
         "the training has diverged: plan again with a lower --learning-rate, and look at the "
