@@ -23,12 +23,12 @@ from atlas_nnunet.progress import current
 from atlas_nnunet.settings import of_plans
 from atlas_nnunet.training.averaging import Anchor, Average
 from atlas_nnunet.training.determinism import arithmetic, untimed
-from atlas_nnunet.training.distributed import Ranks, first_rank_first, global_rank
+from atlas_nnunet.training.distributed import Ranks, first_rank_first
 from atlas_nnunet.training.failures import RememberedCases
 from atlas_nnunet.training.groups import PhaseScheduler, parameter_groups
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
 from atlas_nnunet.training.loss import Regions, build_loss, known_structures
-from atlas_nnunet.training.online import by_structure, log_epoch, over_batches, summary
+from atlas_nnunet.training.online import by_structure, summary
 from atlas_nnunet.training.precision import choose_precision
 from atlas_nnunet.training.status import StatusWeights
 from atlas_nnunet.training.steps import confusion
@@ -78,11 +78,6 @@ class AtlasPretrainTrainer(WatchedTrainer):
         self.precision = choose_precision(self.device)
         if not self.precision.needs_scaler:
             self.grad_scaler = None
-
-    @property
-    def rank(self) -> int:
-        """Of this process among all of the training: 0 writes and reports, seeds differ by it."""
-        return global_rank(self)
 
     def initialize(self) -> None:
         if self.label_manager.has_ignore_label:
@@ -207,12 +202,6 @@ class AtlasPretrainTrainer(WatchedTrainer):
             self.average.n_updates = self.current_epoch * per_epoch
         if self.rank == 0:
             current().begin(self.current_epoch * per_epoch, self.num_epochs * per_epoch)
-
-    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        """As the host does, with a mean Dice over the same structures in every epoch."""
-        dice, loss = over_batches(val_outputs)
-        if log_epoch(self.logger, dice, loss, self.current_epoch):
-            self._best_ema = None  # earlier means were over fewer structures
 
     def on_epoch_end(self) -> None:
         """Also leave the curves where a program can read them: the host only draws them."""

@@ -16,8 +16,10 @@ from atlas_nnunet.progress import current
 from atlas_nnunet.settings import Training
 from atlas_nnunet.training.collapse import Record
 from atlas_nnunet.training.determinism import arithmetic
+from atlas_nnunet.training.distributed import global_rank
 from atlas_nnunet.training.failures import in_words
 from atlas_nnunet.training.guard import StepGuard
+from atlas_nnunet.training.online import log_epoch, over_batches
 
 CURVES_FILE = "curves.json"
 HOUR_S = 3600.0  # no checkpoint takes an hour to write: an older partial one is a leftover
@@ -50,13 +52,16 @@ class WatchedTrainer(nnUNetTrainer):
         self.has_trained = False
         self._skipped = self._predicted_vox = 0
         # On the log's rank the console gets the message alone; the others have no log.
-        self._log_failure = partial(
-            self.print_to_log_file, also_print_to_console=self.local_rank != 0
-        )
+        self._log_failure = partial(self.print_to_log_file, also_print_to_console=self.rank != 0)
+
+    @property
+    def rank(self) -> int:
+        """Of this process among all of the training: 0 writes and reports, seeds differ by it."""
+        return global_rank(self)
 
     def say(self, text: str) -> None:
         """One line in the log, and on the console where that shows nnU-Net's lines."""
-        if self.local_rank == 0:
+        if self.rank == 0:
             self.print_to_log_file(text)
 
     def run_training(self) -> None:
@@ -78,7 +83,7 @@ class WatchedTrainer(nnUNetTrainer):
             super().load_checkpoint(filename_or_checkpoint)
 
     def on_train_start(self) -> None:
-        if self.local_rank == 0:
+        if self.rank == 0:
             sweep(Path(self.output_folder), other_machines_after_s=HOUR_S)
         super().on_train_start()
         self.guard.iteration = self.current_epoch * self.num_iterations_per_epoch
@@ -90,7 +95,10 @@ class WatchedTrainer(nnUNetTrainer):
         super().on_train_epoch_end(finite or train_outputs)
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
-        super().on_validation_epoch_end(val_outputs)
+        """As the host does, with a mean Dice over the same structures in every epoch."""
+        dice, loss = over_batches(val_outputs)
+        if log_epoch(self.logger, dice, loss, self.current_epoch):
+            self._best_ema = None  # earlier means were over fewer structures
         predicted = sum(float((o["tp_hard"] + o["fp_hard"]).sum()) for o in val_outputs)
         self._predicted_vox = round(_over_ranks(predicted, self.device))
 
