@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from atlas_nnunet.errors import AtlasError, TrainingError
 from atlas_nnunet.training.guard import StepGuard
 
-RESUME = "then run the same command again (nnUNetv2_train: with --c): it resumes from the last checkpoint"
+RESUME = "then run the same command again (nnUNetv2_train: with --c) to resume the training"
 
 
 class RememberedCases:
@@ -154,7 +154,8 @@ KINDS = (  # the first that applies; what no row recognises keeps its traceback:
     Kind(
         _says("PytorchStreamReader failed"),  # torch, inline_container.cc
         "the checkpoint is damaged",
-        "remove it: the same command (nnUNetv2_train: with --c) then takes the next older one, or starts from the beginning",
+        "remove it: the same command (nnUNetv2_train: with --c) then takes the next older one, or "
+        "starts from the beginning",
     ),
     Kind(
         _says("deterministic implementation", "CUBLAS_WORKSPACE_CONFIG"),

@@ -56,6 +56,6 @@ def refuse_bad_weights(network: nn.Module, checkpoint: str) -> None:
             raise TrainingError(
                 f"{name} holds values that are not finite: no checkpoint is written",
                 where=checkpoint,
-                do="the checkpoint before is whole: run the same command again (nnUNetv2_train: with "
-                "--c) to resume from it",
+                do="the checkpoint before is whole: run the same command again (nnUNetv2_train: "
+                "with --c) to resume from it",
             )
