@@ -159,7 +159,7 @@ def trainer_in(
         torch.device("cpu"),
     )  # fmt: skip
     trainer.device = torch.device("cpu")
-    trainer.precision = Precision("cpu", None, "the law is about float32")
+    trainer.precision = Precision("cpu", None, "the same on every machine")
     trainer.grad_scaler = None
     return trainer
 

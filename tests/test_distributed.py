@@ -74,6 +74,8 @@ def space(planned, tmp_path):
         plans["plans_name"] = name
         configuration = plans["configurations"]["3d_fullres"]
         configuration["batch_size"], configuration["batch_dice"] = batch_size, True
+        network = configuration["architecture"]["arch_kwargs"]
+        network["features_per_stage"] = [4] * network["n_stages"]
         training = plans["atlas_nnunet"]["training"]
         training["optimizer"], training["final_validation"] = "sgd", True
         (folder / f"{name}.json").write_text(json.dumps(plans))
