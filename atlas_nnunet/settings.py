@@ -6,8 +6,9 @@ trainer, plans, configuration, fold) still tell a run apart, and `nnUNetv2_train
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from atlas_nnunet.errors import PlanError
@@ -16,6 +17,84 @@ from atlas_nnunet.schedule import SCHEDULES, Phase, Phases
 SECTION = "atlas_nnunet"
 OPTIMIZERS = ("sgd", "adamw")
 AUTO = "auto"
+
+
+def _refuse(wrong: Sequence[str]) -> None:
+    if wrong:
+        raise PlanError(
+            "; ".join(wrong),
+            where=f"plan, section {SECTION}.training",
+            do="plan again: atlas-nnunet plan DATASET --help lists the settings",
+        )
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether a value is a finite number of at least 0; True and False are none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How often a training draws each case, and what its foreground patches are centred on.
+
+    The defaults are nnU-Net's: every case is drawn alike, and a foreground patch is centred on a
+    structure that is drawn uniformly from those of the case (data_loader.py, nnunetv2 2.8.1).
+
+    Attributes:
+        source_balance: A case of a data source with n training cases gets the weight
+            n^-source_balance. 0: every case alike; 0.5: inverse to the square root of n, as in
+            MultiTalent (MultiTalent_Trainer_DDP.py:629-633); 1: every source alike. In [0, 1].
+        tumor_cases: Weight of a case that shows a tumour, relative to one that shows none.
+            Tumours, here and below, include cysts and other lesions. Positive.
+        tumor_share: Share of foreground patches that are centred on a tumour, in cases that show
+            tumours and other structures. In [0, 1]; None: a tumour is drawn like any structure.
+        structures: Structure -> weight within its group (tumours or others, or all structures
+            where `tumor_share` is None); 1 for a structure that is not named. At least 0; a
+            foreground patch is never centred on a structure of weight 0.
+        cases: Case -> factor on its weight; 1 for a case that is not named. At least 0.
+    """
+
+    source_balance: float = 0.0
+    tumor_cases: float = 1.0
+    tumor_share: float | None = None
+    structures: Mapping[str, float] = field(default_factory=dict)
+    cases: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        share = 0.0 if self.tumor_share is None else self.tumor_share
+        problems = [
+            text
+            for text, value, low, high in (
+                ("source_balance must be between 0 and 1", self.source_balance, 0.0, 1.0),
+                ("tumor_cases must be positive", self.tumor_cases, math.ulp(0.0), math.inf),
+                ("tumor_share must be between 0 and 1", share, 0.0, 1.0),
+            )
+            if not _is_weight(value) or not low <= value <= high
+        ]
+        for kind, weights in (("structure", self.structures), ("case", self.cases)):
+            problems += [
+                f"the weight of {kind} {name!r} is {value!r}, not a finite number of at least 0"
+                for name, value in weights.items()
+                if not _is_weight(value)
+            ]
+        _refuse(problems)
+
+    def summary(self) -> str:
+        """One line for people."""
+        if self == Sampling():
+            return "uniform, as in nnU-Net"
+        share = "as any structure" if self.tumor_share is None else f"{self.tumor_share:.0%}"
+        return (
+            f"weight {self.tumor_cases:g} for cases with a tumour, foreground patches centred on "
+            f"tumours: {share}, balance of sources {self.source_balance:g}, weights for "
+            f"{len(self.structures)} structures and {len(self.cases)} cases"
+        )
+
+
+# Of pre-training. What was measured for it, and what was not: docs/decisions/0025-sampling.md.
+PRETRAINING = Sampling(source_balance=0.5, tumor_cases=2.0, tumor_share=0.5)
+SAMPLINGS = {"uniform": Sampling(), "pretraining": PRETRAINING}
 
 
 @dataclass(frozen=True)
@@ -43,6 +122,9 @@ class Training:
         deterministic: Deterministic algorithms alone (cudnn, cuBLAS, torch): the same weights on
             the same GPU, in more time. On a CPU they are the same without it.
         save_every: Epochs between two `checkpoint_latest.pth`.
+        sampling: How often each case and each structure is drawn in training.
+        prefetch_gb: Memory for batches that are prepared ahead, for training and validation
+            together, on each rank; 1 GB is 10^9 bytes.
     """
 
     schedule: str = "nnunet"
@@ -60,6 +142,8 @@ class Training:
     final_validation: bool | str = AUTO
     deterministic: bool = False
     save_every: int = 50
+    sampling: Sampling = field(default_factory=Sampling)
+    prefetch_gb: float = 4.0
 
     def __post_init__(self) -> None:
         problems = {
@@ -74,6 +158,7 @@ class Training:
             "l2_sp is at least 0": self.l2_sp < 0,
             f"final_validation is true, false or {AUTO!r}":
                 self.final_validation not in (True, False, AUTO),
+            "prefetch_gb is a finite number of at least 0": not _is_weight(self.prefetch_gb),
             "mirror_axes are among 0, 1, 2": not set(self.mirror_axes) <= {0, 1, 2},
         }  # fmt: skip
         _refuse([text for text, bad in problems.items() if bad])
@@ -132,15 +217,6 @@ def twin_name(plans_name: str) -> str:
     return plans_name.replace("Transfer", "Scratch")
 
 
-def _refuse(wrong: Sequence[str]) -> None:
-    if wrong:
-        raise PlanError(
-            "; ".join(wrong),
-            where=f"plan, section {SECTION}.training",
-            do="plan again: atlas-nnunet plan DATASET --help lists the settings",
-        )
-
-
 def of_plans(plans: Mapping[str, Any]) -> Training:
     """The training section of a plan; nnU-Net's own settings for a plan that has none.
 
@@ -161,6 +237,7 @@ def of_plans(plans: Mapping[str, Any]) -> Training:
     try:
         phases = section.get("phases", ())
         section["phases"] = tuple(Phase(**{**p, "trains": tuple(p["trains"])}) for p in phases)
+        section["sampling"] = Sampling(**section.get("sampling", {}))
         return Training(**section)
     except (TypeError, KeyError) as error:  # a name or a type that no setting has
         _refuse([f"it cannot be read: {error}"])

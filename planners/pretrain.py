@@ -25,8 +25,9 @@ from atlas_nnunet.planners.estimate import feature_map_voxels
 from atlas_nnunet.planners.held import NETWORK, PLAIN, with_patch
 from atlas_nnunet.planners.images import Images
 from atlas_nnunet.planners.suite import NUMBERS, VOLUMES, Chosen
-from atlas_nnunet.settings import SECTION, Training
+from atlas_nnunet.settings import PRETRAINING, SECTION, Sampling, Training
 from atlas_nnunet.structures import canonical, side_of
+from atlas_nnunet.training.sampling import check_structures, foreground_names
 
 LEFT_RIGHT = 2  # array axis of x for READER, which hands out (z, y, x) of a RAS volume
 
@@ -46,6 +47,7 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
 
     default_plans_name = "AtlasPretrainPlans"
     default_schedule = "nnunet"
+    default_sampling: Sampling = PRETRAINING
     residual = True  # so is the host's class; `prepare` says otherwise
 
     def __init__(
@@ -66,7 +68,9 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
         )
         self.preset_name = preset
         self.preset: Preset = PRESETS[preset]
-        self.settings = dict(training or {})
+        self.settings = {"sampling": self.default_sampling, **(training or {})}
+        structures = foreground_names(self.dataset_json)
+        check_structures(self.settings["sampling"], structures, self.dataset_name)
         self.suite = Chosen.by_name(network) if network else None
         self.chosen_for: dict[str, Any] | None = None
         apply(self.preset, self)
@@ -292,4 +296,5 @@ class AtlasPretrainPlanner(ResEncUNetPlanner):
             f"schedule {training['schedule']}, {training['optimizer']} at "
             f"{training['learning_rate']:g}, mirrored axes {training['mirror_axes']}"
         )
+        lines.append(f"  sampling: {Sampling(**training['sampling']).summary()}")
         return "\n".join(lines)

@@ -16,6 +16,7 @@ from atlas_nnunet.planners.pretrain import AtlasPretrainPlanner
 from atlas_nnunet.planners.sources import PlannedSource
 from atlas_nnunet.planners.suite import NUMBERS, Chosen
 from atlas_nnunet.schedule import SCHEDULES
+from atlas_nnunet.settings import SAMPLINGS
 from atlas_nnunet.structures import canonical
 from atlas_nnunet.transfer.levels import advice
 from atlas_nnunet.transfer.shares import forecast
@@ -36,6 +37,7 @@ class AtlasTransferPlanner(AtlasPretrainPlanner):
     """
 
     default_schedule = "head_then_all"
+    default_sampling = SAMPLINGS["uniform"]  # fine-tuning draws as nnU-Net does
 
     def __init__(
         self,

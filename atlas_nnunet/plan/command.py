@@ -15,6 +15,8 @@ from atlas_nnunet.host import channel_names, dataset_name, find_planner, read_js
 from atlas_nnunet.networks.suite import NETWORKS
 from atlas_nnunet.plan.modes import DEFAULT, MODES
 from atlas_nnunet.plan.presets import PRESETS
+from atlas_nnunet.plan.sampling_options import NAMES as SAMPLING_OPTIONS
+from atlas_nnunet.plan.sampling_options import add_arguments, read_sampling
 from atlas_nnunet.schedule import table
 from atlas_nnunet.settings import Training
 
@@ -31,6 +33,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "ema_decay": (float, "end with the average of the weights, 0.999 for one"),
     "l2_sp": (float, "pull to the transferred weights, 0.01 for one"),
     "save_every": (int, "epochs between two checkpoints; default 50"),
+    "prefetch_gb": (float, "memory in GB for batches prepared ahead, on each rank; default 4"),
 }
 PRESET = "resenc_m"
 PRETRAIN, TRANSFER = "AtlasPretrainPlanner", "AtlasTransferPlanner"
@@ -39,6 +42,7 @@ HEEDED_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((*SETTINGS, "preset", "network", "explain", "final_validation",
                      "deterministic"),
                     (PRETRAIN, TRANSFER)),
+    **dict.fromkeys(SAMPLING_OPTIONS, (PRETRAIN, TRANSFER)),
     **dict.fromkeys(("source", "key_table", "mode", "l2_sp"), (TRANSFER,)),
     "targets": (PRETRAIN,),
 }  # fmt: skip
@@ -96,6 +100,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     settings = parser.add_argument_group("of the training, kept in the plan")
     for name, (kind, text) in SETTINGS.items():
         settings.add_argument("--" + name.replace("_", "-"), type=kind, help=text)
+    add_arguments(parser)
     parser.epilog = (
         "example:\n  atlas-nnunet plan 701 --preset resenc_l\n"
         "  atlas-nnunet plan 507 -pl AtlasTransferPlanner --from fold_all/checkpoint_final.pth\n"
@@ -196,6 +201,7 @@ def _choose(planner: Any, targets: list[str]) -> str:
 def _our_options(args: argparse.Namespace, kind: Any) -> dict[str, Any]:
     settings = {setting: getattr(args, setting) for setting in SETTINGS}
     settings |= {name: getattr(args, name) for name in ("final_validation", "deterministic")}
+    settings["sampling"] = read_sampling(args, kind.default_sampling)
     # A wrong setting is told before the search for a patch, not after it.
     Training.of_schedule(args.schedule or kind.default_schedule, settings)
     options: dict[str, Any] = {
