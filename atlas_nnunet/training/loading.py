@@ -66,10 +66,17 @@ class Batches(Iterator[dict[str, Any]]):
         stop: One past the last.
         workers: Processes; 0 prepares each batch when it is asked for.
         pin_memory: For faster copies to a GPU.
+        factor: Batches that each worker prepares ahead: never more than workers x factor wait.
     """
 
     def __init__(
-        self, batches: SeededBatches, start: int, stop: int, workers: int, pin_memory: bool
+        self,
+        batches: SeededBatches,
+        start: int,
+        stop: int,
+        workers: int,
+        pin_memory: bool,
+        factor: int,
     ) -> None:
         self.stream = batches.stream
         self._ahead = iter(
@@ -78,7 +85,7 @@ class Batches(Iterator[dict[str, Any]]):
                 batch_size=None,
                 sampler=range(start, stop),
                 num_workers=workers,
-                prefetch_factor=4 if workers else None,
+                prefetch_factor=factor if workers else None,
                 pin_memory=pin_memory,
             )
         )
