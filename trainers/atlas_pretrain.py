@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from atlas_nnunet.artefacts import Dataset, whole_file, write_json
@@ -24,16 +23,19 @@ from atlas_nnunet.settings import of_plans
 from atlas_nnunet.training.averaging import Anchor, Average
 from atlas_nnunet.training.determinism import arithmetic, untimed
 from atlas_nnunet.training.distributed import Ranks, first_rank_first
+from atlas_nnunet.training.expected_sampling import record_sampling
 from atlas_nnunet.training.failures import RememberedCases
 from atlas_nnunet.training.groups import PhaseScheduler, parameter_groups
 from atlas_nnunet.training.loading import Batches, SeededBatches, seed_everything
 from atlas_nnunet.training.loss import Regions, build_loss, known_structures
 from atlas_nnunet.training.online import by_structure, summary
 from atlas_nnunet.training.precision import choose_precision
+from atlas_nnunet.training.prefetch import Prefetch, batch_bytes
 from atlas_nnunet.training.status import StatusWeights
 from atlas_nnunet.training.steps import confusion
 from atlas_nnunet.training.validation import our_export
 from atlas_nnunet.training.watched import CURVES_FILE, WatchedTrainer
+from atlas_nnunet.training.weighted_loading import Drawing, WeightedLoader
 from atlas_nnunet.training.weights import bare, refuse_bad_weights
 from atlas_nnunet.transfer.align import place
 
@@ -160,25 +162,38 @@ class AtlasPretrainTrainer(WatchedTrainer):
         )  # fmt: skip
         val_transforms = self.get_validation_transforms(scales, **common)
         train, val = self.get_tr_and_val_datasets()
-        workers = get_allowed_n_proc_DA()
+        bytes_each = batch_bytes(self.batch_size, self.num_input_channels, patch, scales)
+        ahead = Prefetch.within(self.training.prefetch_gb, bytes_each, get_allowed_n_proc_DA())
+        self.print_to_log_file(ahead.summary())
+        drawing = Drawing.of_training(
+            self.training.sampling, Dataset(self.plans_manager.dataset_name),
+            Path(self.preprocessed_dataset_folder), train.identifiers, val.identifiers,
+            self.dataset_json,
+        )  # fmt: skip
         per_epoch = self.num_iterations_per_epoch, self.num_val_iterations_per_epoch
         return (
-            self._batches("train", train, initial, train_transforms, per_epoch[0], workers),
-            self._batches("val", val, patch, val_transforms, per_epoch[1], workers // 2),
+            self._batches("train", train, initial, train_transforms, per_epoch[0], ahead, drawing),
+            self._batches("val", val, patch, val_transforms, per_epoch[1], ahead, None),
         )
 
     def _batches(
-        self, stream: str, cases: Any, patch: Any, transforms: Any, per_epoch: int, workers: int
-    ) -> Batches:
-        loader = nnUNetDataLoader(
+        self, stream: str, cases: Any, patch: Any, transforms: Any, per_epoch: int,
+        ahead: Prefetch, drawing: Drawing | None,
+    ) -> Batches:  # fmt: skip
+        loader = WeightedLoader(
             RememberedCases(cases), self.batch_size, patch, self.configuration_manager.patch_size,
-            self.label_manager, self.oversample_foreground_percent,
+            self.label_manager, self.oversample_foreground_percent, drawing=drawing,
             probabilistic_oversampling=self.probabilistic_oversampling,
             transforms=untimed(transforms),
         )  # fmt: skip
+        if drawing is not None:
+            folder = Path(self.output_folder) if self.rank == 0 else None
+            plans, seed = self.plans_manager.plans, self.training.seed
+            self.print_to_log_file(record_sampling(loader, seed, plans, folder))
         seeded = SeededBatches(loader, self.training.seed, self.rank, stream)
         start, stop = self.current_epoch * per_epoch, self.num_epochs * per_epoch
-        return Batches(seeded, start, stop, workers, pin_memory=self.device.type == "cuda")
+        pin = self.device.type == "cuda"
+        return Batches(seeded, start, stop, ahead.workers(stream), pin, ahead.factor)
 
     def save_checkpoint(self, filename: str) -> None:
         """Whole or not at all: the host writes in place, and a kill meanwhile loses the run."""
