@@ -23,7 +23,8 @@ VOCABULARY = {
     "settings",
 }  # fmt: skip
 # What each layer may import of the package, beside itself. DESIGN:
-# vocabulary <- {host, reading, kernels, networks, scoring} <- volume <- {stages | training}
+# vocabulary <- {host, reading, kernels, networks, scoring, statistics} <- volume
+# <- {stages | training}
 # <- {planners | trainers} <- cli.
 BELOW = {
     "vocabulary": set(),
@@ -32,10 +33,11 @@ BELOW = {
     "kernels": VOCABULARY,
     "networks": VOCABULARY,
     "scoring": VOCABULARY,
+    "statistics": VOCABULARY,
     "volume": VOCABULARY | {"host", "reading", "kernels"},
     "training": VOCABULARY | {"host", "kernels", "scoring", "volume"},
     "stage": VOCABULARY
-    | {"host", "hosttraining", "reading", "kernels", "networks", "scoring", "volume"},
+    | {"host", "hosttraining", "reading", "kernels", "networks", "scoring", "statistics", "volume"},
     "plug": VOCABULARY | {"host", "kernels", "networks", "volume", "training"} | STAGES,
     "cli": VOCABULARY,
     "shim": {"trainers"},
@@ -45,7 +47,8 @@ MAY_IMPORT_HOST = {
     "predict", "transfer",
 }  # fmt: skip
 NO_TORCH = VOCABULARY | {
-    "reading", "scoring", "convert", "datasets", "env", "evaluate", "compare", "cli", "demo",
+    "reading", "scoring", "statistics", "convert", "datasets", "env", "evaluate", "compare",
+    "cli", "demo",
 }  # fmt: skip
 
 
@@ -76,8 +79,8 @@ def part_of(path: Path) -> str:
 def layer_of(part: str) -> str:
     table = {"planners": "plug", "trainers": "plug", "__init__": "vocabulary"}
     table["hosttraining"] = "host"
-    for name in ("host", "reading", "kernels", "networks", "scoring", "volume", "training", "cli",
-                 "shim"):  # fmt: skip
+    for name in ("host", "reading", "kernels", "networks", "scoring", "statistics", "volume",
+                 "training", "cli", "shim"):  # fmt: skip
         table[name] = name
     table |= dict.fromkeys(STAGES, "stage") | dict.fromkeys(VOCABULARY, "vocabulary")
     return table[part]  # a KeyError here: say above which layer the new part belongs to

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_nnunet.kernels.pairing import averaged, case_means, over_cases, paired, pooled
+from atlas_nnunet.statistics.pairing import averaged, case_means, over_cases, paired, pooled
 
 NAMES = ("liver", "spleen")
 value = st.floats(0, 1) | st.just(math.nan)

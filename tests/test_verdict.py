@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_nnunet.kernels.verdict import HARMS, HELPS, UNDECIDED, cases_lacking, verdict
+from atlas_nnunet.statistics.verdict import HARMS, HELPS, UNDECIDED, cases_lacking, verdict
 
 
 def arms(first, second, name="liver"):

@@ -9,8 +9,8 @@ from typing import Any
 from atlas_nnunet.compare.folds import Curve
 from atlas_nnunet.compare.matching import LEVELS
 from atlas_nnunet.compare.runs import Run
-from atlas_nnunet.kernels.bootstrap import paired_difference
-from atlas_nnunet.kernels.pairing import Scores, averaged, mean
+from atlas_nnunet.statistics.paired_difference import paired_difference
+from atlas_nnunet.statistics.pairing import Scores, averaged, mean
 
 
 def levels(arms: Mapping[str, Sequence[Run]], field: str) -> list[dict[str, Any]]:

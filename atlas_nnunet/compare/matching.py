@@ -14,7 +14,7 @@ from typing import Any
 from atlas_nnunet.compare.runs import Run
 from atlas_nnunet.compare.scores import MEASURES
 from atlas_nnunet.errors import ComparisonError
-from atlas_nnunet.kernels.pairing import Pairs, averaged, paired, pooled
+from atlas_nnunet.statistics.pairing import Pairs, averaged, paired, pooled
 
 LEVELS = ("cases", "iterations")
 FIELDS = (*LEVELS, "seed")

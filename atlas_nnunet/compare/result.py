@@ -10,8 +10,8 @@ from atlas_nnunet.compare.curves import levels, mean_curve, reaching
 from atlas_nnunet.compare.matching import Setting, left_out, settings
 from atlas_nnunet.compare.runs import Run
 from atlas_nnunet.errors import ComparisonError
-from atlas_nnunet.kernels.pairing import Pairs, mean, over_cases
-from atlas_nnunet.kernels.verdict import verdict
+from atlas_nnunet.statistics.pairing import Pairs, mean, over_cases
+from atlas_nnunet.statistics.verdict import verdict
 
 SCHEMA = 1
 

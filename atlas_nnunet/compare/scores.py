@@ -11,7 +11,6 @@ from typing import Any
 
 from atlas_nnunet.errors import ComparisonError, SourceError
 from atlas_nnunet.host import read_json
-from atlas_nnunet.kernels.pairing import Scores
 from atlas_nnunet.labelstatus import (
     SECTION,
     Conversion,
@@ -24,6 +23,7 @@ from atlas_nnunet.labelstatus import (
 )
 from atlas_nnunet.scoring.evaluation import SCHEMA
 from atlas_nnunet.scoring.stock_summary import Names, case_of
+from atlas_nnunet.statistics.pairing import Scores
 
 # nan everywhere: does not count. False positives have a number only where the reference is empty,
 # `detected` (1 or 0: a voxel of the structure was found) only where it is not.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from atlas_nnunet.compare.matching import LEVELS, WORDS
-from atlas_nnunet.kernels.bootstrap import PairedDifference
-from atlas_nnunet.kernels.verdict import UNDECIDED
+from atlas_nnunet.statistics.paired_difference import PairedDifference
+from atlas_nnunet.statistics.verdict import UNDECIDED
 from atlas_nnunet.page import text_table
 from atlas_nnunet.scoring.tolerances import in_words
 

@@ -157,7 +157,7 @@ def _report(
     from atlas_nnunet.demo.figures import cases_picture, curves_picture, overlay_picture
     from atlas_nnunet.demo.report import write_report
     from atlas_nnunet.demo.result import DemoResult, result_table
-    from atlas_nnunet.kernels.pairing import case_means
+    from atlas_nnunet.statistics.pairing import case_means
 
     data = Dataset(target.name)
     runs = {"pretrain": Dataset(source.name).run(

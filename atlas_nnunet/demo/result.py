@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atlas_nnunet.kernels.bootstrap import MIN_CASES, PairedDifference
-from atlas_nnunet.kernels.pairing import Pairs, over_cases, paired
+from atlas_nnunet.statistics.paired_difference import MIN_CASES, PairedDifference
+from atlas_nnunet.statistics.pairing import Pairs, over_cases, paired
 from atlas_nnunet.page import text_table
 from atlas_nnunet.scoring.tolerances import in_words
 

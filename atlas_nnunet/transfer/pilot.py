@@ -18,11 +18,11 @@ from atlas_nnunet.artefacts import Dataset, link_or_copy, whole_file, write_json
 from atlas_nnunet.errors import TransferError
 from atlas_nnunet.host import read_json
 from atlas_nnunet.hosttraining import TRANSFER_TRAINER, split_of
-from atlas_nnunet.kernels.bootstrap import MIN_CASES
-from atlas_nnunet.kernels.verdict import UNDECIDED
 from atlas_nnunet.labelstatus import find_conversion
 from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.settings import SECTION, Training, of_plans, twin_name
+from atlas_nnunet.statistics.paired_difference import MIN_CASES
+from atlas_nnunet.statistics.verdict import UNDECIDED
 
 ARMS = ("scratch", "transfer")  # the baseline first
 EPOCHS = 20

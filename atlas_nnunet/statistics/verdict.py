@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from atlas_nnunet.kernels.bootstrap import MIN_CASES, PairedDifference, paired_difference
-from atlas_nnunet.kernels.pairing import Pairs, case_means, over_cases
+from atlas_nnunet.statistics.paired_difference import MIN_CASES, PairedDifference, paired_difference
+from atlas_nnunet.statistics.pairing import Pairs, case_means, over_cases
 
 HELPS, HARMS, UNDECIDED = "helps", "harms", "cannot be told apart yet"
 Z_95 = 1.96  # two-sided 5 % of the normal distribution

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from atlas_nnunet.kernels.bootstrap import PairedDifference, paired_difference
+from atlas_nnunet.statistics.paired_difference import PairedDifference, paired_difference
 
 Scores = Mapping[str, Mapping[str, float]]  # case -> structure -> number; nan: does not count
 Pairs = Mapping[str, Mapping[str, tuple[float, float]]]  # case -> structure -> (a, b)

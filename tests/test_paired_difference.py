@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_nnunet.kernels.bootstrap import paired_difference
+from atlas_nnunet.statistics.paired_difference import paired_difference
 
 scores = st.floats(0, 1) | st.just(math.nan)
 pairs = st.lists(st.tuples(scores, scores), max_size=12)
