@@ -114,11 +114,14 @@ def test_by_hand(made):
     d = mean_of(result)
     assert d["n"] == 2, "patients, not runs times patients"
     assert (d["mean_a"], d["mean_b"]) == pytest.approx((0.425, 0.525))
-    # Two cases differ by 0.2 and 0: resampled means are 0, .1, .2, each end drawn in a quarter.
-    assert (d["difference"], d["low"], d["high"]) == pytest.approx((0.1, 0.0, 0.2))
+    # Two cases differ by 0.2 and 0: t of one degree of freedom is 12.7062, the standard error 0.1.
+    # Seeds: x 0.15 and 0.25, y 0 and 0; mean squares 0.0025 of seeds and residual, so no more.
+    ends = (d["difference"], d["low"], d["high"])
+    assert ends == pytest.approx((0.1, -1.17062, 1.37062), abs=1e-5)
+    assert (list(d["seeds"]), list(d["seed_errors"])) == ([2], pytest.approx([0], abs=1e-8))
     liver = result["comparisons"][0]["dice"]["structures"]["liver"]
     assert (liver["n"], liver["difference"]) == (2, pytest.approx(0.1))
-    assert result["comparisons"][0]["verdict"]["answer"] == "cannot be told apart yet"
+    assert result["comparisons"][0]["verdict"]["answer"] == "undecided"
     assert "decide nothing" in text(result)
 
 
@@ -136,6 +139,22 @@ def test_folds_of_one_arm_are_one_comparison(made):
                      for side in (True, False))  # fmt: skip
     parted = made(("a", A, {}), ("b", first, {}), ("b", second, {}))
     assert mean_of(parted) == mean_of(made(("a", A, {}), ("b", B, {})))
+    assert "over patients only: the trainings were not all scored on the same cases" in text(parted)
+
+
+def test_cross_validations_with_several_seeds_cover_patients_and_seeds(made):
+    """Each seed has two folds; together the folds of a seed score every patient."""
+    runs = [
+        (name, {c: own for c, own in shifted(rows, by).items() if (c < "case_4") == fold},
+         {"seed": seed})
+        for seed, by in ((0, 0.0), (1, 0.02))
+        for fold in (True, False)
+        for name, rows in (("a", A), ("b", shifted(B, by)))
+    ]  # fmt: skip
+    result = made(*runs)
+    assert list(mean_of(result)["seeds"]) == [2]
+    assert "over patients and 2 seeds" in text(result)
+    assert "over patients only" in text(made(*runs[:-1])), "a seed without all patients"
 
 
 def test_cases_and_structures_of_one_arm_only_are_left_out_and_told(made):
@@ -171,7 +190,110 @@ def test_false_positives_count_though_they_have_no_paired_dice(made):
         "tumour": {"cases": 7, "found": [0.0, 7.0], "mean_ml": [0.0, 2.5]}
     }
     assert one["verdict"]["answer"] == "harms"
-    assert "clearly rise: 2.50 ml a case against 0.00" in text(result)
+    assert "false positives 2.50 ml per scan against 0.00 over the 7" in text(result)
+    assert "clearly more (margin 1 ml)" in text(result)
+    assert "scans with any false positive: 100.0% against 0.0% of 7" in text(result)
+
+
+def test_margins_are_options_and_stand_in_the_result(made, tmp_path, capsys):
+    alarm = {case: {"liver": (own["liver"][0] + 0.1, 9, 9), "tumour": (0.0, 0.0, 1.5)}
+             for case, own in A.items()}  # fmt: skip
+    silent = {case: {**own, "tumour": (None, 0.0, 0.0)} for case, own in A.items()}
+    assert made(("a", silent, {}), ("b", alarm, {}))["comparisons"][0]["verdict"]["answer"] == (
+        "mixed"
+    )
+    command = ["compare", "--runs", str(tmp_path / "runs.json"), "-o", str(tmp_path)]
+    lenient = ["--margin-false-positive-ml", "2", "--margin-false-scans", "1"]
+    assert main([*command, *lenient]) == 0
+    assert "b helps against a" in capsys.readouterr().out
+    written = json.loads((tmp_path / "compare.json").read_text())
+    assert written["schema"] == 2
+    assert written["margins"]["false_positive_ml"] == 2
+    assert main([*command, *lenient, "--margin-dice", "0.2"]) == 0
+    assert "b against a is undecided" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*command, "--margin-dice", "-1"])
+
+
+def detail(rows, structures=NAMES):
+    """evaluation.json's cases with sensitivity and the largest false component."""
+    return {
+        case: {
+            name: {"dice": dice, "volume_reference_ml": ref, "volume_prediction_ml": found,
+                   "false_component_ml": component, "detected": detected}
+            for name, (dice, ref, found, component, detected) in own.items()
+        }
+        for case, own in rows.items()
+    }  # fmt: skip
+
+
+def test_sensitivity_and_large_components_are_counted(tmp_path):
+    """Scans 0 to 3 have no tumour; b's false components there are 0.1, 0.6, 0.6 and 0.6 ml."""
+    for arm in "ab":
+        rows = {}
+        for i in range(8):
+            false = 0.0 if arm == "a" else (0.1, 0.6, 0.6, 0.6)[i % 4]
+            tumour = (0.0, 0.0, false, false, None) if i < 4 else (
+                0.5, 1.0, 1.0, None, float(arm == "b" or i == 4))  # fmt: skip
+            rows[f"c{i}"] = {"liver": (0.9, 9.0, 9.0, None, 1.0), "tumour": tumour}
+        (tmp_path / arm).mkdir()
+        (tmp_path / arm / "evaluation.json").write_text(json.dumps({
+            "schema": 1, "tolerance_mm": 2.0, "structures": list(NAMES), "cases": detail(rows),
+            "refused": {}, "not_scored": {},
+        }))  # fmt: skip
+    result = compare(gather([f"{arm}={tmp_path / arm}" for arm in "ab"], None))
+    one = result["comparisons"][0]
+    assert one["sensitivity"] == {"liver": {"cases": 8, "detected": [1.0, 1.0]},
+                                  "tumour": {"cases": 4, "detected": [0.25, 1.0]}}  # fmt: skip
+    scans = one["verdict"]["measures"]["false_scans"]
+    assert (scans["n"], scans["mean_a"], scans["mean_b"]) == (4, 0.0, 0.75)
+    assert "scans with a false component of more than 0.5 ml: 75.0% against 0.0% of 4" in (
+        one["verdict"]["reason"]
+    )
+    said = text(result)
+    assert re.search(r"tumour +4 +0 +4 +0\.00 +0\.47 +4 +0\.250 +1\.000", said)
+    assert re.search(r"liver +0 +- +- +- +- +8 +1\.000 +1\.000", said)
+
+
+def shifted(rows, by):
+    return {case: {"liver": (own["liver"][0] + by, 9, 9)} for case, own in rows.items()}
+
+
+def test_several_seeds_widen_the_interval_and_it_says_what_it_covers(made):
+    """Seeds that disagree: +0.02, +0.10, +0.18 for every patient alike."""
+    shifts = {0: 0.02, 1: 0.10, 2: 0.18}
+    paired_runs = [
+        (name, shifted(rows, by if name == "b" else 0.0), {"seed": seed})
+        for seed, by in shifts.items()
+        for name, rows in (("a", A), ("b", A))
+    ]
+    seeds = made(*paired_runs)
+    d = mean_of(seeds)
+    # The standard error of three seeds with deviation 0.08, and t of two degrees of freedom.
+    assert d["difference"] == pytest.approx(0.1)
+    assert d["low"] == pytest.approx(0.1 - 4.302653 * 0.08 / 3**0.5)
+    assert seeds["comparisons"][0]["verdict"]["answer"] == "undecided"
+    assert "95 % intervals over patients and 3 seeds" in text(seeds)
+    assert "over patients and 3 seeds" in report(seeds)
+    assert "no number of cases would decide with these trainings" in text(seeds)
+    alone = made(*paired_runs[:2])
+    assert alone["comparisons"][0]["verdict"]["answer"] == "helps"
+    assert "95 % intervals over patients only: one training each" in text(alone)
+    assert "7 patients may include none of the rare large differences" in text(alone)
+
+
+def test_seeds_that_are_not_paired_are_a_set_for_each_arm(made):
+    runs = [("a", A, {}), ("a", shifted(A, 0.02), {}), ("b", B, {}), ("b", shifted(B, 0.04), {})]
+    both = made(*runs)
+    assert list(mean_of(both)["seeds"]) == [2, 2]
+    # Deviations 0.02 / sqrt(2) and 0.04 / sqrt(2) of two trainings: standard errors 0.01 and 0.02.
+    assert list(mean_of(both)["seed_errors"]) == pytest.approx([0.01, 0.02])
+    assert "over patients and seeds (2 trainings of a, 2 of b)" in text(both)
+    one = made(*runs[:3])
+    assert list(mean_of(one)["seeds"]) == [2]
+    assert "over patients and 2 seeds of a, but b was trained once" in text(one)
+    other = made(runs[0], *runs[2:])
+    assert "over patients and 2 seeds of b, but a was trained once" in text(other)
 
 
 SIZES = [

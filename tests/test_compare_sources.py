@@ -65,8 +65,10 @@ def test_stock_nnunets_summary_says_what_our_evaluation_says(tmp_path, labels, c
     )
     assert main(["compare", f"stock={tmp_path / 'predicted'}", f"ours={ours}"]) == 0
     printed = capsys.readouterr().out
-    assert "0.50 structures a case against 0.50 over the 2 that lack a structure" in printed
+    assert "scans with any false positive: 50.0% against 50.0% of 2" in printed
     assert re.search(r"tumour +2 +1 +1 +unknown", printed), "stock's summary knows no millimetres"
+    assert theirs.scores["detected"]["c0"] == {"liver": 1.0, "tumour": 1.0}
+    assert np.isnan(theirs.scores["detected"]["c1"]["tumour"]), "not in the reference"
 
 
 def metrics(dice, n_ref, n_pred):

@@ -161,7 +161,7 @@ def test_both_arms_are_trained_scored_and_compared_and_it_resumes(space, capsys)
     assert space.run(*words) == 0
     said = capsys.readouterr().out
     assert "validates 2 cases, and fewer than 6 decide nothing" in said
-    assert "pilot: transfer and scratch cannot be told apart yet" in said
+    assert "pilot: the result is undecided" in said
     folder = space.folder / "nnUNet_preprocessed" / NAME
     names = {arm: f"AtlasTransferPlansPilot{arm}_{CONFIGURATION}.json"
              for arm in ("Scratch", "Transfer")}  # fmt: skip
@@ -173,7 +173,7 @@ def test_both_arms_are_trained_scored_and_compared_and_it_resumes(space, capsys)
     compared = folder / f"atlas_nnunet/AtlasTransferPlans__{CONFIGURATION}.pilot/compare.json"
     first = compared.read_bytes()
     verdict = json.loads(first)["comparisons"][0]["verdict"]
-    assert verdict["answer"] == "cannot be told apart yet"
+    assert verdict["answer"] == "undecided"
     assert space.run(*words) == 0
     assert capsys.readouterr().out.count("done before") == 3, "the transfer and two trainings"
     assert compared.read_bytes() == first

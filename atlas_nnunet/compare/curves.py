@@ -9,8 +9,8 @@ from typing import Any
 from atlas_nnunet.compare.folds import Curve
 from atlas_nnunet.compare.matching import LEVELS
 from atlas_nnunet.compare.runs import Run
-from atlas_nnunet.statistics.paired_difference import paired_difference
-from atlas_nnunet.statistics.pairing import Scores, averaged, mean
+from atlas_nnunet.statistics.paired_difference import PairedDifference
+from atlas_nnunet.statistics.pairing import PairedRuns, Scores, averaged, mean, over_cases
 
 
 def levels(arms: Mapping[str, Sequence[Run]], field: str) -> list[dict[str, Any]]:
@@ -21,8 +21,10 @@ def levels(arms: Mapping[str, Sequence[Run]], field: str) -> list[dict[str, Any]
         field: "cases" or "iterations"; the other one, where it is known, keeps points apart.
 
     Returns:
-        One row a point: arm, cases, iterations, runs, n, mean, low, high (95 %, bootstrap over
-        cases); n is 0 where the points share no case. No row where no arm has two values.
+        One row per point: arm, cases, iterations, runs, n, mean, low, high (95 % interval within
+        [0, 1], over cases, and over runs where all runs of the point have all cases), seeds (runs
+        that the interval covers); n is 0 where the points share no case. No row where no arm has
+        two values.
     """
     points: dict[tuple, list[Run]] = {}
     for name, runs in arms.items():
@@ -41,16 +43,27 @@ def levels(arms: Mapping[str, Sequence[Run]], field: str) -> list[dict[str, Any]
     )
     # What every point has a number for: one false alarm, a Dice of 0, is no structure more.
     cells = set.intersection(*(_cells(own, names) for own in scores.values()))
-    cases = sorted({case for case, _ in cells})
     rows = []
     for key in sorted(points, key=lambda k: (list(arms).index(k[0]), k[1] or 0, k[2] or 0)):
-        own = scores[key]
-        means = [mean(v for s, v in own[case].items() if (case, s) in cells) for case in cases]
-        d = paired_difference([0.0] * len(means), means)
+        d = _against_zero(scores[key], [run.evaluation.scores["dice"] for run in points[key]],
+                          cells)  # fmt: skip
+        low, high = (min(max(end, 0.0), 1.0) if d.n > 1 else end for end in (d.low, d.high))
         rows.append(dict(zip(("arm", *LEVELS), key, strict=True)) | {
-            "runs": len(points[key]), "n": d.n, "mean": d.mean_b, "low": d.low, "high": d.high,
+            "runs": len(points[key]), "n": d.n, "mean": d.mean_b, "low": low, "high": high,
+            "seeds": list(d.seeds),
         })  # fmt: skip
     return rows
+
+
+def _against_zero(
+    point: Scores, runs: Sequence[Scores], cells: Collection[tuple[str, str]]
+) -> PairedDifference:
+    """The point's mean Dice with its interval, as a difference to 0."""
+    wanted: dict[str, list[str]] = {}
+    for case, name in sorted(cells):
+        wanted.setdefault(case, []).append(name)
+    pairs = {c: {s: (0.0, point[c][s]) for s in names} for c, names in wanted.items()}
+    return over_cases(PairedRuns(pairs, (tuple(runs),) if len(runs) > 1 else ()))
 
 
 def _cells(scores: Scores, names: Collection[str]) -> set[tuple[str, str]]:

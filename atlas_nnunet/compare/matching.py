@@ -1,4 +1,4 @@
-"""Which runs of an arm stand against which of the baseline's.
+"""Which runs of an arm are compared with which runs of the baseline.
 
 By number of training cases, iterations and seed, of these by what all runs state and what tells
 runs of an arm apart: one scratch run of 1000 epochs and one transfer run of 200 may be compared.
@@ -6,15 +6,25 @@ runs of an arm apart: one scratch run of 1000 epochs and one transfer run of 200
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from atlas_nnunet.compare.runs import Run
 from atlas_nnunet.compare.scores import MEASURES
 from atlas_nnunet.errors import ComparisonError
-from atlas_nnunet.statistics.pairing import Pairs, averaged, paired, pooled
+from atlas_nnunet.statistics.paired_difference import PairedDifference
+from atlas_nnunet.statistics.pairing import (
+    PairedRuns,
+    Scores,
+    averaged,
+    differences,
+    paired,
+    pooled,
+)
 
 LEVELS = ("cases", "iterations")
 FIELDS = (*LEVELS, "seed")
@@ -71,21 +81,64 @@ class Setting:
         common = set.intersection(*(set(run.evaluation.structures) for run in runs))
         return [name for name in self.sides[0][0].evaluation.structures if name in common]
 
-    def pairs(self) -> dict[str, Pairs]:
-        """Measure -> case -> structure -> (baseline, arm), averaged over runs.
+    def scores(self, component_ml: float) -> dict[str, PairedRuns]:
+        """Measure -> scores of the baseline and the arm; MEASURES and two that are made of them.
+
+        `false_scans` is 1 for a case with a false component of more than `component_ml`, else 0;
+        `any_false_scans` is 1 for a case with any false positive. Both are for cases that lack a
+        structure, under the name "scan".
+
+        Args:
+            component_ml: Volume above which a false component counts.
 
         Raises:
             ComparisonError: no common case, no common structure, or unequal tolerances.
         """
         names = self.structures
         _check(self, names)
-        return {
-            measure: pooled(
-                paired(*(averaged(_chosen(run, measure, names) for run in side) for side in group))
-                for group in self.groups
+        found = {m: self._paired(partial(_chosen, measure=m, names=names)) for m in MEASURES}
+        for name, measure, above in (
+            ("false_scans", "false_component_ml", component_ml),
+            ("any_false_scans", "false_positives", 0.0),
+        ):
+            found[name] = self._paired(partial(_scans, measure=measure, names=names, above=above))
+        return found
+
+    def _paired(self, scores_of: Callable[[Run], Scores]) -> PairedRuns:
+        """Scores averaged over runs, and the trainings as sources of chance (decision 0022).
+
+        Several groups are trainings paired by seed: one set of differences. In a single group the
+        runs of each side are a set of their own.
+        """
+        groups = [
+            [[scores_of(run) for run in side] for side in group] for group in self.groups
+        ]
+        pairs = [paired(*(averaged(side) for side in group)) for group in groups]
+        sets = (
+            [tuple(differences(own) for own in pairs)]
+            if len(groups) > 1
+            else [tuple(side) for side in groups[0] if len(side) > 1]
+        )
+        return PairedRuns(pooled(pairs), tuple(sets))
+
+    def covers(self, d: PairedDifference) -> str:
+        """Which sources of chance the interval of a difference covers, in words."""
+        first, second = (len(side) for side in self.sides)
+        names = [side[0].name for side in self.sides]
+        if d.seeds and len(self.groups) > 1:
+            return f"over patients and {len(self.groups)} seeds"
+        if len(d.seeds) == 2:
+            return (
+                f"over patients and seeds ({first} trainings of {names[0]}, {second} of {names[1]})"
             )
-            for measure in MEASURES
-        }
+        if d.seeds:
+            several, once = (names[0], names[1]) if first > 1 else (names[1], names[0])
+            return f"over patients and {d.seeds[0]} seeds of {several}, but {once} was trained once"
+        if first == second == 1:
+            return "over patients only: one training each"
+        if d.n < 2:
+            return "over patients only: fewer than two of them"
+        return "over patients only: the trainings were not all scored on the same cases"
 
 
 def settings(baseline: Sequence[Run], arm: Sequence[Run]) -> list[Setting]:
@@ -151,6 +204,15 @@ def _chosen(run: Run, measure: str, names: Sequence[str]) -> dict[str, dict[str,
         case: {name: own[name] for name in names if name in own}
         for case, own in run.evaluation.scores[measure].items()
     }
+
+
+def _scans(
+    run: Run, measure: str, names: Sequence[str], above: float
+) -> dict[str, dict[str, float]]:
+    """Case -> "scan" -> 1 if any value is above; cases without a value are left out."""
+    scores = _chosen(run, measure, names)
+    known = {case: [v for v in own.values() if math.isfinite(v)] for case, own in scores.items()}
+    return {case: {"scan": float(max(own) > above)} for case, own in known.items() if own}
 
 
 def _check(setting: Setting, names: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from atlas_nnunet.compare.show import (
     FIELDS,
     Content,
     Table,
+    interval_sentence,
     level_table,
     overview,
     reaching_words,
@@ -21,8 +22,11 @@ from atlas_nnunet.page import html_list, html_picture, html_table, page
 
 COLOURS = ("#d97706", "#0f766e", "#7c3aed", "#be123c", "#1d4ed8", "#4d7c0f", "#6b7280")
 UNITS = (
-    "Intervals: percentile bootstrap over held-out cases, 95 %. Runs and structures are averaged "
-    "within a case before, since another training or structure is not another patient.",
+    "Intervals: 95 %, paired t over held-out cases, corrected for skewness, and over seeds where "
+    "there are several trainings that were scored on the same cases. Structures are averaged "
+    "within a case, since another structure is not another patient.",
+    "Verdict: a measure decides if its interval lies beyond its margin. Helps: at least one "
+    "measure is better and none is worse; harms: the reverse; mixed: both; undecided: neither.",
     "A mean counts the structures of a case that both arms have a score for.",
 )
 
@@ -32,7 +36,9 @@ def report(result: Content) -> str:
     baseline = result["baseline"]
     title = f"{', '.join(result['arms'][1:])} against {baseline}"
     whole = overview(result)
-    lead = [] if whole else [sentence(one, baseline) for one in result["comparisons"]]
+    lead = [] if whole else [
+        f"{sentence(one, baseline)} {interval_sentence(one)}" for one in result["comparisons"]
+    ]  # fmt: skip
     sections = [*_overview(whole), *_levels(result), *_curves(result), *_comparisons(result)]
     return page(title, lead, [*sections, ("How to read this", html_list(UNITS))])
 
@@ -46,7 +52,8 @@ def _comparisons(result: Content) -> Iterator[tuple[str, str]]:
     for one in result["comparisons"]:
         of = ", ".join([one["arm"], *([one["setting"]] if one["setting"] else [])])
         if len(result["comparisons"]) > 1:
-            yield f"Verdict ({of})", f"<p>{escape(sentence(one, result['baseline']))}</p>"
+            said = f"{sentence(one, result['baseline'])} {interval_sentence(one)}"
+            yield f"Verdict ({of})", f"<p>{escape(said)}</p>"
         for title, header, rows in tables(one, result["baseline"]):
             yield f"{title} ({of})", html_table(header, rows)
         if one["notes"]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from atlas_nnunet.compare.matching import LEVELS, WORDS
-from atlas_nnunet.statistics.paired_difference import PairedDifference
-from atlas_nnunet.statistics.verdict import UNDECIDED
 from atlas_nnunet.page import text_table
 from atlas_nnunet.scoring.tolerances import in_words
+from atlas_nnunet.statistics.paired_difference import PairedDifference
+from atlas_nnunet.statistics.verdict import MIXED, UNDECIDED
 
 Content = Mapping[str, Any]  # of compare.json, or of one of its comparisons
 Table = tuple[str, tuple[str, ...], list[tuple[str, ...]]]  # title, header, rows
@@ -20,11 +20,20 @@ FIELDS = {name: WORDS[name] for name in LEVELS}
 
 def sentence(one: Content, baseline: str) -> str:
     """The verdict on one arm."""
-    told = one["verdict"]
+    answer, reason = one["verdict"]["answer"], one["verdict"]["reason"]
     at = f" at {one['setting']}" if one["setting"] else ""
-    if told["answer"] == UNDECIDED:
-        return f"{one['arm']} and {baseline} {told['answer']}{at}: {told['reason']}."
-    return f"{one['arm']} {told['answer']} against {baseline}{at}: {told['reason']}."
+    words = {
+        MIXED: f"{one['arm']} against {baseline} is mixed",
+        UNDECIDED: f"{one['arm']} against {baseline} is undecided",
+    }.get(answer, f"{one['arm']} {answer} against {baseline}")
+    return f"{words}{at}: {reason}."
+
+
+def interval_sentence(one: Content) -> str:
+    """What the intervals of a comparison cover, and when they may err more often than stated."""
+    known = one["interval"]
+    caution = f"; {known['caution']}" if known["caution"] else ""
+    return f"95 % intervals {known['covers']}{caution}."
 
 
 def overview(result: Content) -> Table | None:
@@ -49,7 +58,7 @@ def overview(result: Content) -> Table | None:
 
 
 def tables(one: Content, baseline: str) -> list[Table]:
-    """Scores and false positives of one comparison."""
+    """Scores, false positives and sensitivity of one comparison."""
     out: list[Table] = []
     at = in_words(one["tolerances_mm"])
     titles = {"dice": "Dice", "nsd": f"normalised surface distance at {at}"}
@@ -59,16 +68,30 @@ def tables(one: Content, baseline: str) -> list[Table]:
         if own["mean of a case"]["n"]:
             out.append((title, header, [(name, *PairedDifference(**d).cells)
                                         for name, d in own.items()]))  # fmt: skip
-    if one["false_positives"]:
-        ml = [f"{name}, ml a case" for name in (baseline, one["arm"])]
-        out.append((
-            "false positives: structures found in cases that do not have them",
-            ("structure", "cases without it", baseline, one["arm"], *ml),
-            [(name, str(own["cases"]), *(f"{n:.4g}" for n in own["found"]),
-              *("unknown" if math.isnan(v) else f"{v:.2f}" for v in own["mean_ml"]))
-             for name, own in one["false_positives"].items()],
-        ))  # fmt: skip
+    if one["false_positives"] or one["sensitivity"]:
+        out.append(_detection_table(one, baseline))
     return out
+
+
+def _detection_table(one: Content, baseline: str) -> Table:
+    """Where a structure is absent: who finds it all the same. Where it is present: who finds it."""
+    arms = (baseline, one["arm"])
+    header = ("structure", "cases without it", *(f"found by {name}" for name in arms),
+              *(f"ml by {name}" for name in arms), "cases with it",
+              *(f"sensitivity of {name}" for name in arms))  # fmt: skip
+    rows = []
+    for name in one["structures"]:
+        absent, present = one["false_positives"].get(name), one["sensitivity"].get(name)
+        if not (absent or present):
+            continue
+        without = ("0", *"----") if absent is None else (
+            str(absent["cases"]), *(f"{n:.4g}" for n in absent["found"]),
+            *("unknown" if math.isnan(v) else f"{v:.2f}" for v in absent["mean_ml"]),
+        )  # fmt: skip
+        having = ("unknown", "-", "-") if present is None else (
+            str(present["cases"]), *(f"{v:.3f}" for v in present["detected"]))  # fmt: skip
+        rows.append((name, *without, *having))
+    return "false positives (where the reference is empty) and sensitivity", header, rows
 
 
 def level_table(result: Content, field: str) -> Table | None:
@@ -84,9 +107,16 @@ def level_table(result: Content, field: str) -> Table | None:
     ]  # fmt: skip
     return (
         f"Dice by {FIELDS[field]}, mean of a case over the {rows[0]['n']} that all points share",
-        ("arm", *(FIELDS[name] for name in known), "runs", "Dice [95 %]"),
+        ("arm", *(FIELDS[name] for name in known), "runs", f"Dice [95 %, {_level_covers(rows)}]"),
         cells,
     )
+
+
+def _level_covers(rows: Sequence[Mapping[str, Any]]) -> str:
+    several = [row for row in rows if row["seeds"]]
+    if not several:
+        return "over patients only"
+    return "over patients and runs" + ("" if len(several) == len(rows) else " where several")
 
 
 def _with_interval(row: Mapping[str, Any]) -> str:
@@ -119,7 +149,7 @@ def text(result: Content) -> str:
     if whole:
         lines += ["", whole[0], *text_table(whole[1], whole[2])]
     for one in result["comparisons"]:
-        lines += ["", sentence(one, baseline)]
+        lines += ["", sentence(one, baseline), interval_sentence(one)]
         for title, header, rows in tables(one, baseline):
             lines += ["", title, *text_table(header, rows)]
         reached = reaching_words(one, baseline)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from atlas_nnunet.statistics.paired_difference import MIN_CASES, PairedDifference
-from atlas_nnunet.statistics.pairing import Pairs, over_cases, paired
 from atlas_nnunet.page import text_table
 from atlas_nnunet.scoring.tolerances import in_words
+from atlas_nnunet.statistics.paired_difference import MIN_CASES, PairedDifference
+from atlas_nnunet.statistics.pairing import Pairs, over_cases, paired
 
 ARMS = ("scratch", "transfer")
 
@@ -79,14 +79,16 @@ def headline(result: DemoResult) -> str:
     """One sentence that says what the interval allows to say, whoever won."""
     d = result.difference("dice", None)
     verdict = {
-        "gain": "transfer is better than scratch",
-        "loss": "transfer is worse than scratch",
-        "cannot be told apart": "transfer and scratch cannot be told apart",
-    }[d.verdict]
+        1: "transfer is better than scratch",
+        -1: "transfer is worse than scratch",
+        0: "the difference between transfer and scratch is undecided",
+    }[d.beyond()]
     return (
         f"Over {d.n} held-out cases {verdict}: mean Dice {d.mean_b:.3f} against {d.mean_a:.3f}, "
-        f"paired difference {d.difference:+.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f})."
+        f"paired difference {d.difference:+.3f} (95 % interval {d.low:+.3f} to {d.high:+.3f}, "
+        "over patients only: one training each)."
         + (f" Fewer than {MIN_CASES} cases decide nothing." if d.n < MIN_CASES else "")
+        + (f" {d.caution.capitalize()}." if d.caution else "")
     )
 
 

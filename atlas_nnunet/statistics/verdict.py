@@ -1,8 +1,8 @@
-"""Does an arm help against another? Dice alone does not say: false positives have a word in it.
+"""Does a run help against another? By Dice, sensitivity and false positives, each with a margin.
 
-Where a structure is not in the reference, an arm that rightly finds nothing has no Dice, so a false
-alarm drops out of every paired Dice. A published transfer gained .08 of lesion Dice and raised the
-scans with a false positive from 7 to 201 (PanTS, SegResNet from SuPreM, one fold).
+Where a structure is not in the reference, a run that rightly finds nothing has no Dice, so a false
+positive drops out of every paired Dice. A published transfer gained 0.08 of lesion Dice and raised
+the scans with a false positive from 7 to 201 (PanTS, SegResNet from SuPreM, one fold).
 """
 
 from __future__ import annotations
@@ -11,21 +11,42 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from atlas_nnunet.statistics.paired_difference import MIN_CASES, PairedDifference, paired_difference
-from atlas_nnunet.statistics.pairing import Pairs, case_means, over_cases
+from atlas_nnunet.statistics.paired_difference import MIN_CASES, PairedDifference
+from atlas_nnunet.statistics.pairing import PairedRuns, Pairs, mean, over_cases
+from atlas_nnunet.statistics.power import cases_lacking
 
-HELPS, HARMS, UNDECIDED = "helps", "harms", "cannot be told apart yet"
-Z_95 = 1.96  # two-sided 5 % of the normal distribution
-SMALLEST = 1e-6  # a mean Dice difference below this is zero with rounding errors
+HELPS, HARMS, MIXED, UNDECIDED = "helps", "harms", "mixed", "undecided"
 
-# (Dice, false positives), as PairedDifference.verdict says them -> answer; "" is anything. The
-# first row that fits decides.
-RULES = (
-    ("", "gain", HARMS),  # more of them
-    ("loss", "", HARMS),
-    ("gain", "", HELPS),
-    ("", "", UNDECIDED),
-)
+# Is a measure better beyond its margin? Is one worse? -> answer
+ANSWERS = {
+    (True, False): HELPS,
+    (False, True): HARMS,
+    (True, True): MIXED,
+    (False, False): UNDECIDED,
+}
+# Measure -> 1 where more is better, -1 where less is better.
+BETTER = {"dice": 1, "detected": 1, "false_positive_ml": -1, "false_scans": -1}
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Differences that do not matter yet. A measure decides if its interval is beyond its margin.
+
+    Attributes:
+        dice: Mean Dice of a case, in [0, 1].
+        detected: Sensitivity: share of a case's reference structures that are found, in [0, 1].
+        false_positive_ml: False positives in ml per scan.
+        false_scans: Share of scans with a false component of more than `component_ml`.
+        component_ml: Volume above which a false component counts. The default is a sphere of 10 mm
+            diameter (0.52 ml), the smallest lesion that RECIST 1.1 measures on CT (Eisenhauer et
+            al. 2009, Eur. J. Cancer 45:228, section 3.1).
+    """
+
+    dice: float = 0.0
+    detected: float = 0.05
+    false_positive_ml: float = 1.0
+    false_scans: float = 0.05
+    component_ml: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,112 +54,118 @@ class Verdict:
     """Answer and reason.
 
     Attributes:
-        answer: HELPS, HARMS or UNDECIDED.
+        answer: HELPS, HARMS, MIXED or UNDECIDED.
         reason: The numbers that decided, in words.
-        dice: Of the cases' means.
-        false_positives: Of the cases' sums, over cases with a structure that is not there.
-        more_cases: Estimate of how many more would decide; 0 where it is decided, None where the
-            cases give no estimate.
+        measures: Measure -> difference over patients, keys of BETTER.
+        more_cases: Estimate of how many more cases would decide with 80 % power; 0 where it is
+            decided, None where there is no estimate.
     """
 
     answer: str
     reason: str
-    dice: PairedDifference
-    false_positives: PairedDifference
+    measures: Mapping[str, PairedDifference]
     more_cases: int | None
 
 
 def verdict(
-    dice: Pairs,
-    false_positives: Pairs,
+    scores: Mapping[str, PairedRuns | Pairs],
     *,
     names: tuple[str, str] = ("scratch", "transfer"),
-    unit: str = "ml",
+    margins: Margins | None = None,
+    false_scan: str = "a false component",
 ) -> Verdict:
-    """What paired scores allow to say of the second arm against the first.
+    """What paired scores allow to conclude about the second run against the first.
 
     Args:
-        dice: Case -> structure -> (first, second), in [0, 1]; nan: does not count.
-        false_positives: Case -> structure -> (first, second): what each arm predicted of a
-            structure that is not in the case's reference. Structures that are there are left out
-            or nan.
-        names: Of the arms, for the reason.
-        unit: Of `false_positives`.
+        scores: Measure (keys of BETTER) -> case -> structure -> (first, second); a measure that
+            is missing is unknown. `false_positive_ml` has values where the structure is not in the
+            reference, and is summed within a case. `false_scans` is 1 or 0 for each such case, and
+            `detected` 1 or 0 for each structure of the reference.
+        names: Names of the runs, for the reason.
+        margins: Defaults of Margins if None.
+        false_scan: What makes a scan count in `false_scans`, for the reason.
     """
-    gained = over_cases(dice)
-    sums = _sums(false_positives).values()
-    alarms = paired_difference([a for a, _ in sums], [b for _, b in sums])
-    answer = next(
-        answer for of_dice, of_alarms, answer in RULES
-        if of_dice in ("", gained.verdict) and of_alarms in ("", alarms.verdict)
-    )  # fmt: skip
-    more = cases_lacking([b - a for a, b in case_means(dice).values()])
-    said = [_of_dice(gained, names), _of_alarms(alarms, unit)]
+    margins = margins or Margins()
+    reduce = {"false_positive_ml": math.fsum}
+    found = {
+        measure: over_cases(scores.get(measure, {}), reduce=reduce.get(measure, mean))
+        for measure in BETTER
+    }
+    signs = {m: BETTER[m] * d.beyond(getattr(margins, m)) for m, d in found.items()}
+    answer = ANSWERS[1 in signs.values(), -1 in signs.values()]
+    said = [
+        _of_dice(found["dice"], names),
+        _of_sensitivity(found["detected"], signs["detected"]),
+        _of_volume(found["false_positive_ml"], signs["false_positive_ml"], margins),
+        _of_scans(found["false_scans"], signs["false_scans"], margins, false_scan),
+    ]
+    more: int | None = 0
     if answer == UNDECIDED:
-        said.append(_of_lacking(gained.n, more))
-    return Verdict(answer, "; ".join(said), gained, alarms, more if answer == UNDECIDED else 0)
+        more = cases_lacking(found["dice"], margins.dice)
+        said.append(_of_lacking(found["dice"], more, margins.dice))
+    return Verdict(answer, "; ".join(said), found, more)
 
 
-def cases_lacking(differences: list[float]) -> int | None:
-    """How many more cases would put the interval on one side of zero, were they like these.
-
-    (1.96 sd / mean)^2 cases in all, the normal approximation, at least MIN_CASES and one more than
-    there are. An estimate from few cases is a rough one: it moves with every case that comes.
-
-    Returns:
-        None without two cases that count, or with a mean below SMALLEST.
-    """
-    finite = [d for d in differences if math.isfinite(d)]
-    n = len(finite)
-    mean = math.fsum(finite) / n if n else 0.0
-    if n < 2 or abs(mean) < SMALLEST:
-        return None
-    deviation = math.sqrt(math.fsum((d - mean) ** 2 for d in finite) / (n - 1))
-    return max(math.ceil((Z_95 * deviation / mean) ** 2), MIN_CASES, n + 1) - n
-
-
-def _sums(pairs: Pairs) -> Mapping[str, tuple[float, float]]:
-    """Case -> (first, second), all of its falsely found structures together."""
-    finite = {
-        case: [pair for pair in own.values() if all(map(math.isfinite, pair))]
-        for case, own in pairs.items()
-    }
-    return {
-        case: (math.fsum(a for a, _ in own), math.fsum(b for _, b in own))
-        for case, own in finite.items()
-        if own
-    }
-
-
-def _interval(d: PairedDifference, digits: int) -> str:
+def _interval(d: PairedDifference, scale: float, digits: int, unit: str = "") -> str:
     if d.n < 2:
         return "one case has no interval"
-    return f"95 % interval {d.low:+.{digits}f} to {d.high:+.{digits}f}"
+    low, high = d.low * scale, d.high * scale
+    return f"95 % interval {low:+.{digits}f} to {high:+.{digits}f}{unit}"
+
+
+def _few(n: int, of: str) -> str:
+    return f", and fewer than {MIN_CASES} {of} decide nothing" if n < MIN_CASES else ""
+
+
+def _margin(sign: int, better: int, margin: str) -> str:
+    """In words where the interval is; `sign` is 1 for better, -1 for worse."""
+    word = {1: "clearly more", -1: "clearly fewer", 0: "not clearly different"}[sign * better]
+    return f"{word} (margin {margin})"
 
 
 def _of_dice(d: PairedDifference, names: tuple[str, str]) -> str:
     if d.n == 0:
-        return "no case has a Dice in both arms"
-    few = f", and fewer than {MIN_CASES} cases decide nothing" if d.n < MIN_CASES else ""
+        return "no case has a Dice in both runs"
     return (
         f"mean Dice {d.mean_b:.3f} of {names[1]} against {d.mean_a:.3f} of {names[0]} over "
-        f"{d.n} cases, paired difference {d.difference:+.3f} ({_interval(d, 3)}){few}"
+        f"{d.n} cases, paired difference {d.difference:+.3f} ({_interval(d, 1, 3)})"
+        f"{_few(d.n, 'cases')}"
     )
 
 
-def _of_alarms(d: PairedDifference, unit: str) -> str:
+def _of_sensitivity(d: PairedDifference, sign: int) -> str:
     if d.n == 0:
-        return "false positives were not put to the test: no case lacks a structure"
-    word = {"gain": "clearly rise", "loss": "clearly fall"}.get(d.verdict, "do not clearly rise")
-    few = f"; fewer than {MIN_CASES} such cases decide nothing" if d.n < MIN_CASES else ""
+        return "sensitivity is unknown"
+    word = {1: ", clearly higher", -1: ", clearly lower", 0: ""}[sign]
+    return f"sensitivity {d.mean_b:.3f} against {d.mean_a:.3f}{word}"
+
+
+def _of_volume(d: PairedDifference, sign: int, margins: Margins) -> str:
+    if d.n == 0:
+        return "false positives in ml are unknown, or no case lacks a structure"
     return (
-        f"false positives {word}: {d.mean_b:.2f} {unit} a case against {d.mean_a:.2f} over the "
-        f"{d.n} that lack a structure, paired difference {d.difference:+.2f} "
-        f"({_interval(d, 2)}){few}"
+        f"false positives {d.mean_b:.2f} ml per scan against {d.mean_a:.2f} over the {d.n} that "
+        f"lack a structure ({_interval(d, 1, 2)}), "
+        f"{_margin(sign, -1, f'{margins.false_positive_ml:g} ml')}{_few(d.n, 'such scans')}"
     )
 
 
-def _of_lacking(n: int, more: int | None) -> str:
-    if more is None:
-        return f"{n} cases give no estimate of how many would decide"
-    return f"by their spread about {more} more cases would decide, if others are like these"
+def _of_scans(d: PairedDifference, sign: int, margins: Margins, false_scan: str) -> str:
+    if d.n == 0:
+        return "scans with a false component are unknown"
+    return (
+        f"scans with {false_scan}: {d.mean_b:.1%} against {d.mean_a:.1%} of {d.n} "
+        f"({_interval(d, 100, 1, ' points')}), "
+        f"{_margin(sign, -1, f'{100 * margins.false_scans:g} points')}{_few(d.n, 'such scans')}"
+    )
+
+
+def _of_lacking(d: PairedDifference, more: int | None, margin: float) -> str:
+    if more is not None:
+        return (
+            f"about {more} more cases would decide the Dice (planned for 80 % power, if the others "
+            "are like these)"
+        )
+    if d.n >= 2 and abs(d.difference) > margin and any(d.seed_errors):
+        return "no number of cases would decide with these trainings: train with more seeds"
+    return f"{d.n} cases give no estimate of how many would decide"

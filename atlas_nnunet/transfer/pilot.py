@@ -22,7 +22,7 @@ from atlas_nnunet.labelstatus import find_conversion
 from atlas_nnunet.schedule import SCHEDULES
 from atlas_nnunet.settings import SECTION, Training, of_plans, twin_name
 from atlas_nnunet.statistics.paired_difference import MIN_CASES
-from atlas_nnunet.statistics.verdict import UNDECIDED
+from atlas_nnunet.statistics.verdict import MIXED, UNDECIDED
 
 ARMS = ("scratch", "transfer")  # the baseline first
 EPOCHS = 20
@@ -120,12 +120,13 @@ def run_pilot(pilot: Pilot, call: Call) -> int:
     _call(call, "compare", *runs, "-o", pilot.folder)
     found = read_json(pilot.folder / "compare.json", "the pilot writes it")["comparisons"]
     verdicts = [comparison["verdict"] for comparison in found]
-    print("\n".join(f"pilot: transfer {_words(v['answer'])}. {v['reason']}" for v in verdicts))
+    print("\n".join(f"pilot: {_words(v['answer'])}. {v['reason']}" for v in verdicts))
     return 0
 
 
 def _words(answer: str) -> str:
-    return f"and scratch {answer}" if answer == UNDECIDED else answer
+    """The verdict as a clause."""
+    return f"the result is {answer}" if answer in (MIXED, UNDECIDED) else f"transfer {answer}"
 
 
 def _twin(pilot: Pilot) -> Training | None:
