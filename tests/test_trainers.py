@@ -74,7 +74,11 @@ def test_scratch_starts_from_nothing_and_the_console_shows_a_bar(space, capsys):
     assert "Pseudo dice" in log
     assert "label status" in log
     curves = json.loads((path.parent / "curves.json").read_text())
-    assert {len(values) for values in curves.values()} == {2}
+    of_structures = curves.pop("dice_of_structures")
+    assert {len(values) for values in (*curves.values(), *of_structures.values())} == {2}
+    latest = [values[-1] for values in of_structures.values() if values[-1] is not None]
+    assert curves["dice"][-1] == pytest.approx(sum(latest) / len(latest), abs=1e-12)
+    assert "online Dice, latest of" in log
     assert train(space, "Scratch") == 0
     assert "done before" in capsys.readouterr().out
 
