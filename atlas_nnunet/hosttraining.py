@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from atlas_nnunet.artefacts import Dataset, write_json
-from atlas_nnunet.errors import AtlasError, PlanError
+from atlas_nnunet.errors import PlanError, TrainingError
 from atlas_nnunet.host import resolve_configuration
 
 PRETRAIN_TRAINER, TRANSFER_TRAINER = OUR_TRAINERS = "AtlasPretrainTrainer", "AtlasTransferTrainer"
@@ -142,7 +142,7 @@ def run_host_training(
     `--val`, which exclude one another, and `-num_gpus`.
 
     Raises:
-        AtlasError: one of several processes stopped.
+        TrainingError: one of several processes stopped.
     """
     import torch
     from nnunetv2.run.run_training import run_training
@@ -156,7 +156,7 @@ def run_host_training(
             device=torch.device(device),
         )  # fmt: skip
     except (ProcessRaisedException, ProcessExitedException) as error:
-        raise AtlasError(
+        raise TrainingError(
             f"the process of GPU {error.error_index} stopped, and the others were ended:\n{error}",
             where="train", do="correct its cause and run the command again: it resumes",
         ) from error  # fmt: skip

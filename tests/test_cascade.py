@@ -67,12 +67,13 @@ def stock_input(results, images, previous):
 
 
 def test_the_next_stages_input_does_not_depend_on_who_predicted_the_previous(
-    workspace, tmp_path, stages
+    workspace, tmp_path, stages, capsys
 ):
     low, high = stages["3d_lowres"], stages["3d_cascade_fullres"]
     images = tmp_path / "3d_lowres" / "images"
     by_stock(low, images, tmp_path / "stock")
     assert ours(workspace.run, low, images, tmp_path / "ours") == 0
+    assert "3d_cascade_fullres by nnUNetv2_predict" in capsys.readouterr().out
     assert (labels_in(tmp_path / "ours") > TOP).any(), "some voxels hold two structures"
     assert (labels_in(tmp_path / "stock") <= TOP).all()
     wanted = stock_input(high, images, tmp_path / "stock")

@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     for sentence in foreign(resolve_configuration(plans, configuration), "data", "probabilities"):
         print(sentence)
     jobs = _jobs(args, folder, cases, dataset_json)
+    if jobs and next(iter(jobs.values())).model.joined:
+        _note_next_stage(plans, configuration)
     sweep(args.output)
     done, broken = _predict(args, jobs)
     for name in ("dataset.json", "plans.json"):  # as nnUNetv2_predict leaves them there
@@ -123,6 +125,16 @@ def _check_stage(plans: Mapping[str, Any], configuration: str, previous: Path | 
     if previous is not None and not stage:
         raise PlanError(f"{configuration} has no previous stage",
                         where="-prev_stage_predictions", do="leave it out")  # fmt: skip
+
+
+def _note_next_stage(plans: Mapping[str, Any], configuration: str) -> None:
+    """Label maps with the codes of all regions are for our `predict` alone."""
+    following = resolve_configuration(plans, configuration).get("next_stage")
+    if following:
+        print(
+            f"note: for {following} by nnUNetv2_predict, predict with --regions stock; "
+            "atlas-nnunet predict reads either"
+        )
 
 
 def _jobs(
