@@ -154,33 +154,40 @@ def test_the_rank_is_the_global_one_where_the_host_has_one():
 @pytest.mark.host
 def test_a_second_node_neither_writes_nor_repeats_batches(tmp_path, monkeypatch):
     """local_rank 0 and global_rank 2 on a host that guards its writing by the global rank."""
+    from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     from atlas_nnunet.trainers import atlas_pretrain
+    from atlas_nnunet.training.collapse import Record
 
-    def save(self, filename):
+    def save(self, target):
         if self.global_rank == 0:
-            ranks.Path(str(filename)).write_text("weights")
+            target.write(b"weights")
 
     monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", save)
     monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", lambda self: None)
-    monkeypatch.setattr(atlas_pretrain, "nnUNetDataLoader", lambda *_, **__: None)
+    monkeypatch.setattr(atlas_pretrain, "WeightedLoader", lambda *_, **__: None)
     path = tmp_path / "checkpoint_latest.pth"
     seeds = []
     monkeypatch.setattr(
         atlas_pretrain, "SeededBatches", lambda _, seed, rank, stream: seeds.append(rank)
     )
     monkeypatch.setattr(atlas_pretrain, "Batches", lambda *_, **__: None)
+    logged = {"dice_per_class_or_region": [[0.5]]}
     for number in (2, 0):
         trainer = mimic(
             0, global_rank=number, output_folder=str(tmp_path), batch_size=1, current_epoch=0,
             configuration_manager=SimpleNamespace(patch_size=(8, 8, 8)), label_manager=None,
             oversample_foreground_percent=0, probabilistic_oversampling=False, num_epochs=1,
             training=SimpleNamespace(seed=0), device=torch.device("cpu"),
-            logger=SimpleNamespace(get_value=lambda *_, **__: [0.5]),
+            logger=SimpleNamespace(get_value=lambda key, **_: logged.get(key, [0.5])),
+            network=torch.nn.Linear(1, 1), status=SimpleNamespace(structures=("liver",)),
+            guard=SimpleNamespace(end_epoch=lambda: 0), record=Record(), _predicted_vox=1,
+            print_to_log_file=lambda *_, **__: None,
         )  # fmt: skip
         trainer.save_checkpoint(str(path))
         trainer.on_epoch_end()
         assert path.is_file() == (tmp_path / "curves.json").is_file() == (number == 0)
-        trainer._batches("train", None, (8, 8, 8), None, 1, 0)
+        ahead = SimpleNamespace(workers=lambda _: 0, factor=None)
+        trainer._batches("train", None, (8, 8, 8), BasicTransform(), 1, ahead, None)
     assert seeds == [2, 0]

@@ -144,7 +144,7 @@ def paired_difference(
 
 
 def moments(differences: Sequence[float]) -> tuple[float, float]:
-    """Standard deviation (n - 1) and adjusted skewness G1 (Joanes and Gill 1998, eq. 4).
+    """Standard deviation (n - 1) and adjusted skewness G1 (Joanes and Gill 1998).
 
     Values that agree up to rounding have deviation 0 and skewness 0.
     """
