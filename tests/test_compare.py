@@ -238,7 +238,8 @@ def test_sensitivity_and_large_components_are_counted(tmp_path):
             rows[f"c{i}"] = {"liver": (0.9, 9.0, 9.0, None, 1.0), "tumour": tumour}
         (tmp_path / arm).mkdir()
         (tmp_path / arm / "evaluation.json").write_text(json.dumps({
-            "schema": 1, "tolerance_mm": 2.0, "structures": list(NAMES), "cases": detail(rows),
+            "schema": SCHEMA, "tolerances_mm": dict.fromkeys(NAMES, 2.0),
+            "structures": list(NAMES), "cases": detail(rows),
             "refused": {}, "not_scored": {},
         }))  # fmt: skip
     result = compare(gather([f"{arm}={tmp_path / arm}" for arm in "ab"], None))
@@ -247,8 +248,9 @@ def test_sensitivity_and_large_components_are_counted(tmp_path):
                                   "tumour": {"cases": 4, "detected": [0.25, 1.0]}}  # fmt: skip
     scans = one["verdict"]["measures"]["false_scans"]
     assert (scans["n"], scans["mean_a"], scans["mean_b"]) == (4, 0.0, 0.75)
-    assert "scans with a false component of more than 0.5 ml: 75.0% against 0.0% of 4" in (
-        one["verdict"]["reason"]
+    assert (
+        "scans with a false component of more than 0.5 ml: 75.0% against 0.0% of 4"
+        in (one["verdict"]["reason"])
     )
     said = text(result)
     assert re.search(r"tumour +4 +0 +4 +0\.00 +0\.47 +4 +0\.250 +1\.000", said)

@@ -60,7 +60,7 @@ def batches_by(clock_of, space, switch_off):
     """The first batches of our loader, every one of them blurred."""
     with pytest.MonkeyPatch.context() as patch:
         clock(patch, clock_of)
-        patch.setattr("atlas_nnunet.trainers.atlas_pretrain.untimed",
+        patch.setattr("atlas_nnunet.training.fed.untimed",
                       untimed if switch_off else lambda transform: transform)  # fmt: skip
         patch.setattr(RandomTransform, "get_parameters", lambda *_, **__: {"apply_transform": True})
         trainer = trainer_of(space, patch)

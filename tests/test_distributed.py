@@ -157,7 +157,7 @@ def test_a_second_node_neither_writes_nor_repeats_batches(tmp_path, monkeypatch)
     from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from atlas_nnunet.trainers import atlas_pretrain
+    from atlas_nnunet.training import fed
     from atlas_nnunet.training.collapse import Record
 
     def save(self, target):
@@ -166,13 +166,11 @@ def test_a_second_node_neither_writes_nor_repeats_batches(tmp_path, monkeypatch)
 
     monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", save)
     monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", lambda self: None)
-    monkeypatch.setattr(atlas_pretrain, "WeightedLoader", lambda *_, **__: None)
+    monkeypatch.setattr(fed, "WeightedLoader", lambda *_, **__: None)
     path = tmp_path / "checkpoint_latest.pth"
     seeds = []
-    monkeypatch.setattr(
-        atlas_pretrain, "SeededBatches", lambda _, seed, rank, stream: seeds.append(rank)
-    )
-    monkeypatch.setattr(atlas_pretrain, "Batches", lambda *_, **__: None)
+    monkeypatch.setattr(fed, "SeededBatches", lambda _, seed, rank, stream: seeds.append(rank))
+    monkeypatch.setattr(fed, "Batches", lambda *_, **__: None)
     logged = {"dice_per_class_or_region": [[0.5]]}
     for number in (2, 0):
         trainer = mimic(

@@ -139,9 +139,7 @@ def test_without_batch_dice_a_batch_is_the_mean_of_its_samples(kind, seed, order
     loss = kind(False, 1.7)
     target = target_for(loss, regions, classes)
     value, gradient = value_and_gradient(loss, logits, target, weights)
-    singles = [
-        value_and_gradient(loss, logits[[i]], target[[i]], weights[[i]]) for i in range(4)
-    ]
+    singles = [value_and_gradient(loss, logits[[i]], target[[i]], weights[[i]]) for i in range(4)]
     torch.testing.assert_close(sum(v for v, _ in singles) / 4, value)
     torch.testing.assert_close(torch.cat([g for _, g in singles]) / 4, gradient)
     on_rank = kind(False, 1.7, Ranks(world=2, batch_size=4))

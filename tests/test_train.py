@@ -235,13 +235,13 @@ def test_of_the_processes_of_a_torchrun_one_keeps_the_record(run, gpus, capsys, 
     assert not (run.folder / command.RECORD).exists()
     monkeypatch.setenv("RANK", "0")
     run.files = ("checkpoint_final.pth", "validation/summary.json")
-    assert run("-device", "cuda", "--overwrite") == 0
+    assert run("-device", "cuda", "--overwrite", final_validation=True) == 0
     assert run.num_gpus == 1
     assert not (run.folder / "checkpoint_latest.pth").exists()
     assert "written" in capsys.readouterr().out
     monkeypatch.setenv("RANK", "1")
     (run.folder / "validation/summary.json").unlink()
-    assert run("-device", "cuda") == 0
+    assert run("-device", "cuda", final_validation=True) == 0
     assert run.calls[-1] == {"resume": False, "only_validate": True}
     assert (run.folder / "checkpoint_final.pth").exists()
     assert "written" not in capsys.readouterr().out

@@ -110,9 +110,7 @@ class Setting:
         Several groups are trainings paired by seed: one set of differences. In a single group the
         runs of each side are a set of their own.
         """
-        groups = [
-            [[scores_of(run) for run in side] for side in group] for group in self.groups
-        ]
+        groups = [[[scores_of(run) for run in side] for side in group] for group in self.groups]
         pairs = [paired(*(averaged(side) for side in group)) for group in groups]
         sets = (
             [tuple(differences(own) for own in pairs)]

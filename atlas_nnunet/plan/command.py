@@ -82,11 +82,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "whose network serves these targets best; prints which share of each it will serve",
     )  # fmt: skip
     parser.add_argument(
-        "--explain",
-        action="store_true",
-        default=None,
+        "--explain", action="store_true", default=None,
         help="say why spacing, patch, strides, batch and network are as they are",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--final-validation", action=argparse.BooleanOptionalAction,
         help="predict and score the validation cases after training; default: for every fold but "
