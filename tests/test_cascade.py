@@ -14,7 +14,7 @@ from test_predict import CODING, by_stock, model, ours
 from test_preprocess import LABELS
 
 from atlas_nnunet.errors import SourceError
-from atlas_nnunet.predict.previous_stage import as_painted
+from atlas_nnunet.predict.previous_stage import as_painted, refuse_joined
 
 pytestmark = pytest.mark.host
 pytest.importorskip("nnunetv2")
@@ -128,6 +128,23 @@ def test_without_regions_nothing_is_changed():
     assert as_painted(labels, {"labels": {"background": 0, "liver": 1}}, "x") is labels
 
 
-def test_an_unknown_label_is_refused():
-    with pytest.raises(SourceError, match="99"):
-        as_painted(np.array([0, 99], np.int16), OURS, "previous/c0.nii.gz")
+@pytest.mark.parametrize("label", [99, -3])
+def test_an_unknown_label_is_refused(label):
+    with pytest.raises(SourceError, match=str(label)):
+        as_painted(np.array([0, 1, label], np.int16), OURS, "previous/c0.nii.gz")
+
+
+def test_another_preprocessor_takes_painted_labels_only(stages, tmp_path, monkeypatch):
+    """It reads the file itself, and would resample codes of several regions as labels of their
+    own."""
+    from atlas_nnunet.predict import case
+
+    refuse_joined(np.arange(TOP + 1), OURS, "x")
+    results, images = stages["3d_cascade_fullres"], tmp_path / "3d_lowres" / "images"
+    image = nib.load(images / "c0_0000.nii.gz")
+    (tmp_path / "ours").mkdir()
+    codes = np.full(image.shape, TOP + 1, np.uint8)
+    nib.save(nib.Nifti1Image(codes, image.affine), tmp_path / "ours" / "c0.nii.gz")
+    monkeypatch.setattr(case, "is_stock_preprocessor", lambda _: False)
+    with pytest.raises(SourceError, match="--regions stock"):
+        next_stage_input(results, images, tmp_path / "ours")

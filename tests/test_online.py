@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from nnunetv2.training.logging.nnunet_logger import MetaLogger
 
 from atlas_nnunet.training.online import (
@@ -12,10 +13,10 @@ from atlas_nnunet.training.online import (
     dice_of_epoch,
     latest,
     log_epoch,
-    mean_of,
     over_batches,
     summary,
 )
+from atlas_nnunet.training.steps import confusion
 
 NAN = math.nan
 
@@ -33,12 +34,25 @@ def logged(logger, key):
     return logger.get_value(key, step=None)
 
 
-def test_dice_is_nnunets_and_nan_where_nothing_was_labelled_or_predicted():
+def test_dice_is_nnunets_and_nan_where_nothing_was_labelled():
     dice = dice_of_epoch(counts([10, 0, 0, 3], [0, 0, 5, 1], [0, 0, 0, 2]))
     assert dice[0] == 1
     assert math.isnan(dice[1])
-    assert dice[2] == 0
+    assert math.isnan(dice[2]), "false positives alone: the batches do not show this structure"
     assert dice[3] == 2 * 3 / (2 * 3 + 1 + 2)
+
+
+def test_what_is_unlabelled_in_every_case_never_counts():
+    """From a network's output on, which finds the structure that nobody labelled."""
+    target = torch.zeros((2, 2, 4, 4, 4), dtype=torch.bool)
+    target[:, 0, :2] = True
+    logits = torch.where(target, 5.0, -5.0)
+    logits[:, 1] = 5.0
+    weights = torch.tensor([[1.0, 0.0], [0.5, 0.0]])
+    tp, fp, fn = confusion(logits, target, weights, has_regions=True)
+    dice, _ = over_batches([{"loss": np.float32(0), **counts(tp.numpy(), fp.numpy(), fn.numpy())}])
+    assert dice[0] == 1
+    assert math.isnan(dice[1])
 
 
 def test_batches_are_added_up_before_they_are_divided():
@@ -70,14 +84,20 @@ def test_a_perfect_network_has_one_in_every_epoch_whatever_the_batches_show(logg
 
 
 def test_one_network_scores_alike_in_epochs_that_show_different_structures(logger):
-    """Easy and hard structures are drawn at random: a mean over what is drawn jumps about."""
+    """Easy and hard structures are drawn at random; those that are not drawn are predicted in a
+    voxel now and then. nnU-Net's mean jumps about."""
     rng = np.random.default_rng(1)
     true = np.linspace(0.1, 0.9, 8)
     shown = []
     for epoch in range(60):
-        dice = np.where(rng.random(8) < 0.4, true, np.nan)
-        shown.append(mean_of(list(dice)))
-        log_epoch(logger, list(dice), 0.0, epoch)
+        drawn, false = rng.random(8) < 0.4, rng.random(8) < 0.3
+        tp = np.where(drawn, 1000 * true / (2 - true), 0)
+        fn = np.where(drawn, 1000 - tp, 0)
+        found = counts(tp, np.where(drawn, 0, false), fn)
+        with np.errstate(invalid="ignore"):
+            stock = 2 * tp / (2 * tp + found["fp_hard"] + fn)
+        shown.append(np.nanmean(stock))
+        log_epoch(logger, dice_of_epoch(found), 0.0, epoch)
     ours = logged(logger, "mean_fg_dice")[20:]
     assert np.nanstd(shown[20:]) > 0.05
     assert ours == pytest.approx([true.mean()] * len(ours))

@@ -1,5 +1,7 @@
 """Prediction in half precision: nnU-Net's own numbers, and float32 where they would overflow."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ pytest.importorskip("nnunetv2")
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from atlas_nnunet.errors import SourceError
 from atlas_nnunet.volume.predictor import SteadyPredictor
 
 pytestmark = pytest.mark.host
@@ -74,6 +77,20 @@ def test_without_half_precision_nothing_is_computed_twice(x):
         predictor.network.weight.fill_(float("nan"))
         assert predictor._internal_maybe_mirror_and_predict(x).isnan().all()
     assert predictor.n_repeated == 0
+
+
+def test_logits_beyond_nnunets_sums_are_refused_in_words(x):
+    predictor = SteadyPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    predictor.network = torch.nn.Conv3d(1, 1, 1)
+    predictor.configuration_manager = SimpleNamespace(patch_size=[8, 8, 8])
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=1)
+    with torch.no_grad():
+        predictor.network.weight.fill_(1e6)
+    with pytest.raises(SourceError, match=r"65,504"):
+        predictor.predict_sliding_window_return_logits(x[0])
+    with torch.no_grad():
+        predictor.network.weight.fill_(1.0)
+    assert torch.isfinite(predictor.predict_sliding_window_return_logits(x[0])).all()
 
 
 def test_predict_and_final_validation_use_it(monkeypatch):

@@ -13,7 +13,7 @@ from atlas_nnunet.artefacts import content_hash, file_hash, whole_file, write_js
 from atlas_nnunet.errors import SourceError
 from atlas_nnunet.host import network_spec, read_json, resolve_configuration
 from atlas_nnunet.predict.model import Model, load
-from atlas_nnunet.predict.previous_stage import as_painted
+from atlas_nnunet.predict.previous_stage import as_painted, refuse_joined
 from atlas_nnunet.reading import Header, read_images, read_labels
 from atlas_nnunet.volume.grid import voxels
 from atlas_nnunet.volume.stock import is_stock_preprocessor
@@ -104,12 +104,12 @@ def prepare_case(job: Job) -> Prepared | None:
         data, seg = prepare(data, labels, properties, plans, configuration, in_float64=True)
     else:
         previous = None if job.previous is None else str(job.previous)
+        if job.previous is not None and joins(predictor.dataset_json):
+            labels = read_labels(plans.plans["image_reader_writer"], job.previous)[0]
+            refuse_joined(labels, predictor.dataset_json, previous or "")
         data, seg, properties = configuration.preprocessor_class(verbose=False).run_case(
             [str(p) for p in job.images], previous, plans, configuration, predictor.dataset_json
         )
-        if seg is not None and joins(predictor.dataset_json):
-            inside = seg > 0  # the host's preprocessor marks what it cropped by -1
-            seg[inside] = as_painted(seg[inside], predictor.dataset_json, str(job.previous))
     if job.previous is not None and seg is not None:
         values = predictor.label_manager.foreground_labels
         data = np.vstack([data, convert_labelmap_to_one_hot(seg[0], values, data.dtype)])

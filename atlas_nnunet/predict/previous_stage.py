@@ -37,11 +37,12 @@ def as_painted(labels: np.ndarray, dataset_json: Mapping[str, Any], where: str) 
     if order is None:
         return labels
     coding = Coding.of_dataset_json(dataset_json)
-    top = int(labels.max(initial=0))
-    if top >= len(coding.codes) or labels.min(initial=0) < 0:
+    odd = [int(v) for v in (labels.min(initial=0), labels.max(initial=0))
+           if not 0 <= v < len(coding.codes)]  # fmt: skip
+    if odd:
         raise SourceError(
-            f"the previous stage's label map has the label {top}, dataset.json names labels up to "
-            f"{len(coding.codes) - 1}", where=where,
+            f"the previous stage's label map has the label {odd[0]}, and dataset.json names labels "
+            f"from 0 to {len(coding.codes) - 1}", where=where,
             do="predict the previous stage with the model of this dataset",
         )  # fmt: skip
     table = np.zeros(len(coding.codes), labels.dtype)
@@ -50,3 +51,20 @@ def as_painted(labels: np.ndarray, dataset_json: Mapping[str, Any], where: str) 
             if structure in members:
                 table[code] = label
     return table[labels]
+
+
+def refuse_joined(labels: np.ndarray, dataset_json: Mapping[str, Any], where: str) -> None:
+    """For a preprocessor that is not nnU-Net's default, which reads the file itself.
+
+    Args:
+        labels, dataset_json, where: As for `as_painted`.
+
+    Raises:
+        SourceError: a voxel has the code of several regions, or an unknown label.
+    """
+    if not np.array_equal(as_painted(labels, dataset_json, where), labels):
+        raise SourceError(
+            "the previous stage's label map has codes of several regions, and the plan names a "
+            "preprocessor that reads labels as nnU-Net paints them", where=where,
+            do="predict the previous stage again with --regions stock",
+        )  # fmt: skip

@@ -45,11 +45,14 @@ def dice_of_epoch(counts: Mapping[str, np.ndarray]) -> list[float]:
         counts: COUNTS -> (structure,) voxels, summed over batches and ranks.
 
     Returns:
-        2 TP / (2 TP + FP + FN) for each structure; nan where no voxel was labelled or predicted.
+        2 TP / (2 TP + FP + FN) for each structure; nan where no batch showed a labelled voxel of
+        it. nnU-Net has 0 there if a single voxel was predicted: whether an epoch shows a structure
+        would then decide between its value and 0.
     """
     tp, fp, fn = (np.asarray(counts[name], np.float64) for name in COUNTS)
     total = 2 * tp + fp + fn
-    return [float(d) for d in np.divide(2 * tp, total, np.full_like(tp, np.nan), where=total > 0)]
+    dice = np.divide(2 * tp, total, np.full_like(tp, np.nan), where=tp + fn > 0)
+    return [float(d) for d in dice]
 
 
 def latest(history: Sequence[Sequence[float]]) -> list[float]:
@@ -79,9 +82,12 @@ def by_structure(
         names: Of the structures.
         history: (epoch, structure) Dice, oldest epoch first.
     """
-    after = [latest(history[: epoch + 1]) for epoch in range(len(history))]
-    columns = zip(names, zip(*after, strict=True), strict=True)
-    return {"dice_of_structures": {name: without_nan(column) for name, column in columns}}
+    values = np.array(history, np.float64)
+    for epoch in range(1, len(values)):
+        unseen = ~np.isfinite(values[epoch])
+        values[epoch, unseen] = values[epoch - 1, unseen]
+    columns = {name: values[:, i].tolist() for i, name in enumerate(names)}
+    return {"dice_of_structures": {name: without_nan(own) for name, own in columns.items()}}
 
 
 def mean_of(values: Sequence[float]) -> float:

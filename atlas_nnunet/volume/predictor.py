@@ -11,8 +11,12 @@ computed again in float32.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from atlas_nnunet.errors import SourceError
 
 
 class SteadyPredictor(nnUNetPredictor):
@@ -37,3 +41,20 @@ class SteadyPredictor(nnUNetPredictor):
             )
         with torch.autocast(device, enabled=False):
             return super()._internal_maybe_mirror_and_predict(x.float())
+
+    def predict_sliding_window_return_logits(self, input_image: torch.Tensor) -> Any:
+        """As nnU-Net's.
+
+        Raises:
+            SourceError: a sum of logits exceeds the float16 that nnU-Net adds patches up in.
+        """
+        try:
+            return super().predict_sliding_window_return_logits(input_image)
+        except RuntimeError as error:
+            if "inf in predicted array" not in str(error):
+                raise
+            raise SourceError(
+                "the network's logits exceed 65,504, the range in which nnU-Net adds patches up",
+                where="the checkpoint",
+                do="look at the training's curves; predict with checkpoint_best.pth: -chk",
+            ) from error
