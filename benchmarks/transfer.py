@@ -4,7 +4,7 @@
     python benchmarks/transfer.py openkbp --data DIR -o FOLDER
     python benchmarks/transfer.py tumours -o FOLDER
 
-Each takes at most 45 minutes on two cores, and so does each further table (--tables). All arms of
+Each is budgeted for 45 minutes on two cores, and so is each further table (--tables). All arms of
 a number of cases and a seed have the same cases, split, held-out patients, number of iterations and
 batch size; arms of one plan have the same patches as well. A killed run resumes. Each table leaves
 a folder with compare.json and compare.html of `atlas-nnunet compare`.

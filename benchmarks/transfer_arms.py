@@ -99,7 +99,7 @@ BASELINE_RATES = at_rates((name, arm, TRIED_AGAIN[name]) for name, arm, _ in TRI
 ARMS |= RATES | BASELINE_RATES
 FEW, MANY = 2, 8
 # Table -> arms (the first is the baseline), numbers of target cases. One table with its
-# pre-training takes at most 45 minutes on two cores; arms, cells and seeds were chosen before any
+# pre-training is budgeted for 45 minutes on two cores; arms, cells and seeds were chosen before any
 # result was seen.
 TABLES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "main": (("scratch", "aligned", "encoder only"), (FEW, MANY)),
