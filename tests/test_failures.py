@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -419,13 +420,22 @@ def test_a_worker_that_is_killed(training, capsys, monkeypatch):
     for name, value in {**training.variables, "nnUNet_n_proc_DA": "2"}.items():
         monkeypatch.setenv(name, value)
     before = {process.pid for process in multiprocessing.active_children()}
+    prepared, held = SeededBatches.__getitem__, training.folder / "held"
+
+    def held_up(batches, iteration):
+        """The sixth batch is not ready when the worker dies, however fast the machine is."""
+        if batches.stream == "train" and iteration == 5:
+            held.write_text(str(os.getpid()))
+            time.sleep(600)
+        return prepared(batches, iteration)
 
     def kill(trainer):
-        workers = [p for p in multiprocessing.active_children() if p.pid not in before]
         if trainer.guard.iteration == 4:
-            os.kill(workers[0].pid, signal.SIGKILL)
-            workers[0].join()
+            while not held.is_file() or not held.read_text():
+                time.sleep(0.05)
+            os.kill(int(held.read_text()), signal.SIGKILL)
 
+    monkeypatch.setattr(SeededBatches, "__getitem__", held_up)
     training.after_step = kill
     assert main([str(word) for word in PRETRAIN]) == 1
     shown = capsys.readouterr().err

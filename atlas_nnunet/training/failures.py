@@ -123,6 +123,11 @@ def _is_main_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _says(*texts)(error)
 
 
+def _is_dead_worker(error: BaseException) -> bool:
+    """Torch's word for it, or a batch of it that cannot be fetched from it any more."""
+    return isinstance(error, ConnectionError) or _says("DataLoader worker")(error)
+
+
 def _is_full_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
@@ -141,7 +146,7 @@ KINDS = (  # the first that applies; what no row recognises keeps its traceback:
         "give the training fewer workers (export nnUNet_n_proc_DA=2) or more memory, " + RESUME,
     ),
     Kind(
-        _says("DataLoader worker"),
+        _is_dead_worker,
         "a worker process that prepares batches was killed, probably for want of main memory or "
         "shared memory (/dev/shm)",
         "give the training fewer workers (export nnUNet_n_proc_DA=2) or more memory, " + RESUME,

@@ -72,11 +72,11 @@ class WatchedTrainer(nnUNetTrainer):
                 the last checkpoint is whole.
         """
         self.has_trained = True
-        try:
-            with in_words(self.guard, self._log_failure), arithmetic(self.training.deterministic):
+        with in_words(self.guard, self._log_failure), arithmetic(self.training.deterministic):
+            try:
                 super().run_training()
-        finally:
-            self.dataloader_train = self.dataloader_val = None  # ends their workers
+            finally:
+                self.dataloader_train = self.dataloader_val = None  # ends their workers
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         with in_words(self.guard, self._log_failure):
