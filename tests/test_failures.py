@@ -152,6 +152,7 @@ FAILURES = {
     "main memory left": MemoryError(),
     "nnUNet_n_proc_DA": RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
     "/dev/shm": RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+    "a worker process": ConnectionResetError(104, "Connection reset by peer"),
     "disk is full": OSError(28, "No space left on device"),
     "checkpoint is damaged": RuntimeError("PytorchStreamReader failed reading zip archive"),
 }
