@@ -32,6 +32,15 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def of_all_ranks(value: Any) -> list[Any]:
+    """A small value of each process of the training, by rank; every rank has to take part."""
+    if not is_distributed():
+        return [value]
+    ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, value)
+    return ranks
+
+
 @dataclass(frozen=True)
 class Ranks:
     """The global batch, of which each rank holds a part.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from atlas_nnunet.errors import TrainingError
+from atlas_nnunet.training.distributed import is_distributed, of_all_ranks
 
 # A damaged case in a small data set must not end a training: with one bad case in 5 and a batch of
 # 2, 36 % of the batches are bad, and 20 of them follow one another with probability 1e-9. Weights
@@ -76,7 +77,7 @@ class StepGuard:
             TrainingError: MAX_IN_A_ROW steps in a row were not taken.
         """
         flags = torch.stack([torch.isfinite(loss.detach()), torch.isfinite(norm.detach())]).int()
-        if _is_distributed():
+        if is_distributed():
             distributed.all_reduce(flags, distributed.ReduceOp.MIN)
         loss_is_finite, norm_is_finite = (bool(flag) for flag in flags.tolist())
         if loss_is_finite and norm_is_finite:
@@ -149,14 +150,6 @@ def _advice(bad: list[str]) -> str:
     )
 
 
-def _is_distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
 def _over_ranks(names: list[str]) -> list[str]:
     """The names of all processes; they all come here, or none."""
-    if not _is_distributed():
-        return sorted(set(names))
-    gathered: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(gathered, names)
-    return sorted({name for own in gathered for name in own})
+    return sorted({name for own in of_all_ranks(names) for name in own})

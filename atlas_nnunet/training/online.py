@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import distributed as dist
 
 from atlas_nnunet.artefacts import without_nan
+from atlas_nnunet.training.distributed import of_all_ranks
 
 COUNTS = ("tp_hard", "fp_hard", "fn_hard")  # keys of `validation_step`, as nnU-Net names them
 
@@ -29,12 +29,9 @@ def over_batches(outputs: Sequence[Mapping[str, np.ndarray]]) -> tuple[list[floa
         outputs: Of each `validation_step` of this rank: "loss", and COUNTS -> (structure,) voxels.
     """
     counts = {name: np.sum([own[name] for own in outputs], 0) for name in COUNTS}
-    losses = [float(own["loss"]) for own in outputs]
-    if dist.is_available() and dist.is_initialized():
-        ranks: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(ranks, (counts, losses))
-        counts = {name: np.sum([own[name] for own, _ in ranks], 0) for name in COUNTS}
-        losses = [loss for _, own in ranks for loss in own]
+    ranks = of_all_ranks((counts, [float(own["loss"]) for own in outputs]))
+    counts = {name: np.sum([own[name] for own, _ in ranks], 0) for name in COUNTS}
+    losses = [loss for _, own in ranks for loss in own]
     return dice_of_epoch(counts), float(np.mean(losses))
 
 

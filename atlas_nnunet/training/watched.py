@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import distributed
 
 from atlas_nnunet.artefacts import sweep
 from atlas_nnunet.progress import current
 from atlas_nnunet.settings import Training
 from atlas_nnunet.training.collapse import Record
 from atlas_nnunet.training.determinism import arithmetic
-from atlas_nnunet.training.distributed import global_rank
+from atlas_nnunet.training.distributed import global_rank, of_all_ranks
 from atlas_nnunet.training.failures import in_words
 from atlas_nnunet.training.guard import StepGuard
 from atlas_nnunet.training.online import log_epoch, over_batches
@@ -100,7 +99,7 @@ class WatchedTrainer(nnUNetTrainer):
         if log_epoch(self.logger, dice, loss, self.current_epoch):
             self._best_ema = None  # earlier means were over fewer structures
         predicted = sum(float((o["tp_hard"] + o["fp_hard"]).sum()) for o in val_outputs)
-        self._predicted_vox = round(_over_ranks(predicted, self.device))
+        self._predicted_vox = round(sum(of_all_ranks(predicted)))
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
@@ -124,12 +123,3 @@ class WatchedTrainer(nnUNetTrainer):
             self.say(text)
             current().note(text)
         return wanted
-
-
-def _over_ranks(value: float, device: torch.device) -> float:
-    """Sum over the processes of a distributed training."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return value
-    total = torch.tensor(value, dtype=torch.float32, device=device)
-    distributed.all_reduce(total)
-    return float(total)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from atlas_nnunet.artefacts import Dataset, file_times, write_json
 from atlas_nnunet.errors import PlanError
 from atlas_nnunet.host import has_regions, read_json
 from atlas_nnunet.settings import Sampling
+from atlas_nnunet.training.distributed import of_all_ranks
 from atlas_nnunet.training.sampling import (
     CaseFacts,
     case_probabilities,
@@ -201,8 +201,5 @@ class WeightedLoader(nnUNetDataLoader):
             return float(self.oversample_foreground_percent)
         forced = sum(bool(self.get_do_oversample(i)) for i in range(self.batch_size))
         own = (forced, self.batch_size)
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return own[0] / own[1]
-        ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, own)
+        ranks = of_all_ranks(own)
         return sum(n for n, _ in ranks) / sum(n for _, n in ranks)
